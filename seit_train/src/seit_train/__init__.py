@@ -1,0 +1,1 @@
+"""seit_train: training vision models from token stores."""

@@ -1,0 +1,107 @@
+"""The law of the task: all that the trainer knows of what is being learnt.
+
+A task is made for one configuration and one store. It builds the model, turns a batch of ranks into
+a loss, and evaluates. It augments, embeds and masks inside `loss`, on the batch's device, from the
+generator it is handed, so that the trainer stays a loop and the data stays ranks. It keeps no state
+between steps beyond the model's own; the trainer saves and restores everything.
+
+A file of this folder defines one subclass and names it in the module constant `PLUGIN`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seit_train.config import RunConfig
+from seit_train.data import TokenBatch
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What a task must know of the store it trains on.
+
+    Attributes:
+        vocabulary_size: number of ranks K.
+        grid: shape (h, w) of an image's ranks.
+        codebook: float32 [K, d] in rank order, or None where the store keeps none.
+        classes: class names in label order; empty where the store has no labels.
+        unigram_entropy: order-0 entropy of the ranks of the train split, in nats a token.
+    """
+
+    vocabulary_size: int
+    grid: tuple[int, int]
+    codebook: Tensor | None
+    classes: tuple[str, ...]
+    unigram_entropy: float
+
+
+class StepResult(NamedTuple):
+    """What one forward pass gives: the loss to descend and scalars to log (detached, 0-d)."""
+
+    loss: Tensor
+    scalars: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What `--init` did, for the log: names of loaded, resized, new and unused parameters."""
+
+    loaded: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+class Task(ABC):
+    """One thing to learn from a store; see the law above."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[RunConfig]]
+    best_metric: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+
+    def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
+        """Keep configuration and store facts; refuse a recipe that does not fit the store.
+
+        Raises:
+            TrainingError: e.g. classification on a store without labels, or a stride that does
+                not divide the grid.
+        """
+        self.config = config
+        self.facts = facts
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """A freshly initialised model (from torch's current seed), on the CPU."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
+        """Augment a batch, run the model, and give the mean loss over the batch's valid rows.
+
+        `model` may be wrapped (DDP, compiled): call it, do not reach into it. Only draws from
+        `rng` (on the batch's device) and from torch's global generator inside dropout are random.
+        """
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
+        """Metrics named `val_*` over all valid rows of these batches, in evaluation mode.
+
+        Shares are 0..1. Exact over ranks: sums are reduced, never means of means. The model is
+        already in eval mode and under `torch.no_grad`.
+        """
+
+    @abstractmethod
+    def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
+        """Start `model` from the weights of another run, which may be of another task.
+
+        Raises:
+            TrainingError: nothing fits, or a shape differs where it must not.
+        """
+
+    def layer_of(self, parameter: str) -> int:
+        """Depth of a parameter for layer-wise learning-rate decay, 0 = input, growing upwards."""
+        raise NotImplementedError(f"task {self.name} has no layer order, so no layer decay")

@@ -1,0 +1,1 @@
+"""tokenstore: image corpora as VQ tokens."""

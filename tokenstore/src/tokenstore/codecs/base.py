@@ -1,0 +1,105 @@
+"""The law of the codec: what every file of this folder must keep.
+
+A codec turns grids of ranks into one payload of bytes an image and back, exactly.
+
+* `fit` learns whatever the codec shares between images (a dictionary, frequency tables) from a
+  sample of grids. It is deterministic: the same grids give the same tables on every machine.
+* `tables` / `from_tables` are the shipped state: plain arrays, written once into the store and
+  never rebuilt at reading time. A codec without shared state ships an empty mapping.
+* `encode` codes every image alone. Any grid of valid ranks (0 <= rank < vocabulary size) can be
+  coded, also one that was not in the sample.
+* `decode` takes many payloads at once, each a range of one buffer, and fills one array: the batch
+  is the unit, no codec is called image by image. Payloads may lie anywhere, in any order, and may
+  be damaged: a codec never reads outside its range, never runs for ever, and either raises
+  `CodecError` naming the first bad row or returns ranks. Whether those ranks are the ones that
+  were written is the business of the check that the shard layer keeps beside each payload.
+* Codecs are thread-safe once made. They know no sample numbers, no checks, no files.
+
+`escape` is not a codec: it is the byte code that the byte codecs (`gzip`, `zstd`) share. Entropy
+codecs (`rans`, `context`) code ranks directly.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenstore.errors import CodecError
+
+Ranks = NDArray[np.uint16]  # [n, h, w] or [n, c, h, w]
+Bytes = NDArray[np.uint8]
+Offsets = NDArray[np.int64]
+Tables = Mapping[str, NDArray[np.generic]]
+
+
+class Payloads(NamedTuple):
+    """The coded form of n grids: `data` uint8 [total], payload i is data[ends[i-1]:ends[i]]."""
+
+    data: Bytes
+    ends: Offsets
+
+
+class CodecSpec(NamedTuple):
+    """What a codec must know of a store beside its tables."""
+
+    vocabulary_size: int
+    grid: tuple[int, ...]
+
+
+class Codec(ABC):
+    """One way to write grids of ranks as bytes; see the law above."""
+
+    name: ClassVar[str]
+
+    def __init__(self, spec: CodecSpec) -> None:
+        """Keep the vocabulary size and grid shape that every grid must have."""
+        self.spec = spec
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, sample: Ranks, spec: CodecSpec) -> Self:
+        """A codec whose tables suit these grids; `sample` may be any number of them, also none."""
+
+    @classmethod
+    @abstractmethod
+    def from_tables(cls, tables: Tables, spec: CodecSpec) -> Self:
+        """The codec as it was shipped.
+
+        Raises:
+            CodecError: the tables do not fit the spec or are not this codec's.
+        """
+
+    @abstractmethod
+    def tables(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays to ship with the store; empty where there are none."""
+
+    @abstractmethod
+    def encode(self, ranks: Ranks) -> Payloads:
+        """Code grids, uint16 [n, *grid] -> n payloads in the same order.
+
+        Raises:
+            CodecError: a rank outside the vocabulary, or grids of another shape.
+        """
+
+    @abstractmethod
+    def decode(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
+        """Decode payloads data[starts[i]:ends[i]] into `out`, uint16 [n, *grid], C-contiguous.
+
+        Raises:
+            CodecError: a payload that no encoder of this codec can have written; names the row.
+        """
+
+    def check_ranks(self, ranks: Ranks) -> None:
+        """Refuse grids that do not belong to this codec's spec."""
+        if ranks.dtype != np.uint16 or ranks.shape[1:] != self.spec.grid:
+            raise CodecError(
+                f"expected uint16 grids [n, {', '.join(map(str, self.spec.grid))}], "
+                f"got {ranks.dtype} {list(ranks.shape)}"
+            )
+        if ranks.size and int(ranks.max()) >= self.spec.vocabulary_size:
+            raise CodecError(
+                f"rank {int(ranks.max())} lies outside the vocabulary of "
+                f"{self.spec.vocabulary_size} codes"
+            )

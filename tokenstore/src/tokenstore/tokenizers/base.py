@@ -1,0 +1,137 @@
+"""The law of the tokenizer: images to codebook ids and back.
+
+* `encode` takes uint8 RGB at the tokenizer's own resolution and gives ids, int64 on the CPU.
+  Equal input, weights, device kind, precision and batch give equal ids.
+* `decode` takes ids and gives the decoder's own output, unclamped; `to_uint8` makes pictures of it.
+* The codebook is float32 [K, d] as stored by the weights (not normalised, not reordered).
+* Preprocessing is part of the tokenizer: the same rule serves building, evaluation and showing.
+* A tokenizer knows ids only: ranks, stores and files of images are not its business.
+
+A file of this folder defines one subclass and names it in the module constant `PLUGIN`.
+`tokenstore.tokenizers.load_tokenizer` finds it by name and hands `PLUGIN.load` a `LoadRequest`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokenstore.errors import TokenizerError
+from tokenstore.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Precision = Literal["fp32", "tf32", "bf16"]
+Images = NDArray[np.uint8] | torch.Tensor  # uint8 [n, H, W, 3]
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What a user asked for when loading a tokenizer; None means the tokenizer's default."""
+
+    name: str
+    weights: str | None = None
+    config: str | None = None
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    preprocess: Preprocess | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerCard:
+    """What `tokenstore tokenizers NAME` tells of a tokenizer without loading its weights."""
+
+    name: str
+    family: str
+    stride: int
+    default_size: tuple[int, int]
+    codebook: tuple[int, int]
+    licence: str
+    source: str
+    available: bool
+
+
+class Tokenizer(ABC):
+    """A trained image tokenizer, on one device, at one resolution; see the law above."""
+
+    variants: ClassVar[tuple[str, ...]] = ()
+
+    name: str
+    stride: int
+    preprocessing: Preprocess
+    weights_sha256: str | None
+    codebook: NDArray[np.float32]
+
+    @classmethod
+    @abstractmethod
+    def load(cls, request: LoadRequest) -> Self:
+        """Load weights and settings.
+
+        Raises:
+            WeightsError: the weights are missing, damaged or of another model.
+            TokenizerError: a size, device or precision that this tokenizer cannot take.
+        """
+
+    @classmethod
+    @abstractmethod
+    def card(cls, name: str) -> TokenizerCard:
+        """Facts about the variant `name`, without loading anything."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """JSON settings that, with the weights, make the same ids; kept in the manifest."""
+
+    @abstractmethod
+    def encode(self, images: Images) -> torch.Tensor:
+        """Tokenize uint8 [n, H, W, 3] into ids, int64 [n, h, w] (or [n, c, h, w]) on the CPU.
+
+        Raises:
+            TokenizerError: images of another dtype or size than `preprocessing.size`.
+        """
+
+    @abstractmethod
+    def decode(self, ids: NDArray[np.integer] | torch.Tensor) -> torch.Tensor:
+        """Decode ids of any integer dtype, [n, h, w], to float32 [n, 3, H, W] on the CPU.
+
+        Raises:
+            TokenizerError: an id outside the codebook.
+        """
+
+    @abstractmethod
+    def to_uint8(self, images: torch.Tensor) -> NDArray[np.uint8]:
+        """Make uint8 [n, H, W, 3] pictures of `decode`'s output, clamped and rounded."""
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shape of one image's ids, (h, w)."""
+        height, width = self.preprocessing.size
+        return (height // self.stride, width // self.stride)
+
+    def preprocess(self, image: "Image.Image") -> NDArray[np.uint8]:
+        """Bring an RGB PIL image to the tokenizer's resolution, uint8 [H, W, 3]."""
+        return self.preprocessing.apply(image)
+
+    def check_images(self, images: Images) -> torch.Tensor:
+        """Images as a uint8 tensor [n, H, W, 3], refused where dtype or size is wrong."""
+        tensor = torch.as_tensor(images)
+        expected = (*self.preprocessing.size, 3)
+        if tensor.dtype != torch.uint8 or tuple(tensor.shape[1:]) != expected:
+            raise TokenizerError(
+                f"{self.name} takes uint8 images [n, {expected[0]}, {expected[1]}, 3], got "
+                f"{tensor.dtype} {list(tensor.shape)}. Pass each image through `preprocess` first."
+            )
+        return tensor
+
+    def check_ids(self, ids: NDArray[np.integer] | torch.Tensor) -> torch.Tensor:
+        """Ids as int64, refused where one lies outside the codebook."""
+        array = ids if isinstance(ids, torch.Tensor) else np.asarray(ids).astype(np.int64)
+        tensor = torch.as_tensor(array).long()
+        size = len(self.codebook)
+        if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < size:
+            wrong = int(tensor.max()) if int(tensor.max()) >= size else int(tensor.min())
+            raise TokenizerError(f"id {wrong} lies outside {self.name}'s codebook of {size} codes")
+        return tensor
