@@ -1,0 +1,270 @@
+"""Configuration: the settings that every run has, and the way from recipe and overrides to them.
+
+A recipe is a YAML file with one section for each task that it serves; `key=value` overrides from
+the command line are laid over the section, and the result is checked as a whole by pydantic before
+anything else happens. Tasks add their own keys by subclassing `RunConfig` beside their code. What
+the keys of a task mean, and whether they fit a store, is the task's business.
+"""
+
+import importlib.resources
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tokenstore.errors import UnknownName, UsageError
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+DEFAULT_RECIPE = "cpu_tiny"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `1e-3` is a number, as everybody expects; YAML 1.1 calls it a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, and a key that it does not have is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimConfig(Settings):
+    """How the weights move. Rates and warm-up are those of the whole (global) batch.
+
+    Attributes:
+        betas: of AdamW.
+        momentum: of SGD (Nesterov).
+        weight_decay: not applied to norms, biases, positions, class and mask tokens.
+        schedule: shape of the rate after the warm-up: from `lr` to `min_lr`, or constant.
+        warmup_epochs: epochs of linear warm-up; `warmup_steps` says it in steps instead.
+        clip_norm: largest L2 norm of the whole gradient; null means no clipping.
+        layer_decay: factor of the rate from each layer to the one before it; null means none.
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    schedule: Literal["cosine", "constant", "poly"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class LoopConfig(Settings):
+    """How the loop runs; apart from `ema` and `accumulate`, none of it is meant to change results.
+
+    Attributes:
+        precision: auto means bf16 where the device has bf16 instructions, else fp32.
+        compile: auto means `torch.compile` on cuda only.
+        residency: where the tokens live while training, see `tokenstore.loader`.
+        log_every: steps from one line of metrics to the next.
+        eval_every_epochs: epochs from one evaluation (and checkpoint) to the next.
+        ema: decay of a moving average of the weights, which is then what is evaluated and kept as
+            `model.safetensors`; null means none.
+        accumulate: parts in which a step's batch goes through the model, to save memory.
+    """
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    residency: Literal["auto", "stream", "device"] = "auto"
+    log_every: Positive = 50
+    eval_every_epochs: Annotated[float, Field(gt=0)] = 1.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    accumulate: Positive = 1
+
+
+class RunConfig(Settings):
+    """What every run has; `task` comes from the command, the rest from recipe and overrides.
+
+    Attributes:
+        epochs: length of the run in passes over the train split; or else `steps`.
+        batch_size: images of one optimizer step, over all processes.
+        lr: highest learning rate, final: no scaling by batch size happens anywhere.
+    """
+
+    task: str
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: Positive | None = None
+    batch_size: Positive
+    lr: Annotated[float, Field(gt=0)]
+    seed: int = 0
+    optim: OptimConfig = OptimConfig()
+    loop: LoopConfig = LoopConfig()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"exactly one of epochs and steps says how long a run is, got epochs="
+                f"{self.epochs} and steps={self.steps}"
+            )
+        return self
+
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+
+def make_config(
+    kind: type[AnyConfig], section: Mapping[str, Any], overrides: Sequence[str] = (), *, origin: str
+) -> AnyConfig:
+    """The complete configuration of a run.
+
+    Args:
+        kind: the task's configuration class.
+        section: the recipe's section for this task.
+        overrides: `key=value` with dotted keys and YAML values, later ones winning.
+        origin: what to call the recipe in messages.
+
+    Raises:
+        UnknownName: a key that the configuration does not have; the nearest are listed.
+        UsageError: an override that is no `key=value`, or a value of the wrong kind.
+    """
+    settings = _merged({}, section)
+    for override in overrides:
+        key, value = _parse_override(override)
+        _assign(settings, key, value)
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        raise _explain(error, kind, origin) from None
+
+
+def read_recipe(place: str, task: str) -> dict[str, Any]:
+    """The section of a recipe for one task, with its `task` key set.
+
+    Args:
+        place: name of a recipe that comes with the package, or path of a YAML file.
+        task: name of the task.
+
+    Raises:
+        UnknownName: no recipe of that name, or the recipe has no section for the task.
+        UsageError: the file is no recipe.
+    """
+    sections = parse_recipe(recipe_text(place), place)
+    if task not in sections:
+        raise UnknownName(f"task in recipe '{place}'", task, sections)
+    return {**sections[task], "task": task}
+
+
+def parse_recipe(text: str, origin: str) -> dict[str, dict[str, Any]]:
+    """Sections of a recipe by task.
+
+    Raises:
+        UsageError: the text is not a YAML mapping of task names to mappings.
+    """
+    try:
+        sections = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise UsageError(f"recipe '{origin}' is not YAML: {error}") from error
+    is_recipe = isinstance(sections, dict) and all(isinstance(s, dict) for s in sections.values())
+    if not is_recipe:
+        raise UsageError(
+            f"recipe '{origin}' is not a mapping of task names to their settings, such as "
+            "'mtm: {epochs: 100, batch_size: 256, lr: 1.0e-3}'"
+        )
+    return typing.cast(dict[str, dict[str, Any]], sections)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(Path(f.name).stem for f in _recipe_folder().iterdir() if f.name.endswith(".yaml"))
+
+
+def recipe_text(place: str) -> str:
+    """A recipe as it stands in its file, header comment included.
+
+    Raises:
+        UnknownName: `place` is neither a recipe's name nor a file.
+        UsageError: the file cannot be read as text.
+    """
+    if place in recipe_names():
+        return _recipe_folder().joinpath(f"{place}.yaml").read_text(encoding="utf-8")
+    path = Path(place)
+    if not path.is_file():
+        raise UnknownName("recipe", place, recipe_names(), "A path of a YAML file is fine too.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe file '{place}' cannot be read: {error}") from error
+
+
+def _recipe_folder() -> Any:
+    return importlib.resources.files("seit_train").joinpath("recipes")
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy of `base` with the keys of `over` laid over it."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        is_group = isinstance(value, Mapping)
+        result[key] = _merged(below if isinstance(below, dict) else {}, value) if is_group else value
+    return result
+
+
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    """`optim.lr=1e-3` -> (["optim", "lr"], 0.001)."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"'{override}' is no key=value override, such as optim.weight_decay=0.05")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise UsageError(f"the value of '{override}' is not YAML: {error}") from error
+    return key.split("."), value
+
+
+def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
+    """Set one dotted key. Asking for `steps` takes back the recipe's `epochs`, and vice versa."""
+    other = {"steps": "epochs", "epochs": "steps"}.get(key[0])
+    if other is not None and value is not None:
+        settings.pop(other, None)
+    group = settings
+    for name in key[:-1]:
+        below = group.get(name)
+        group[name] = dict(below) if isinstance(below, dict) else {}
+        group = group[name]
+    group[key[-1]] = value
+
+
+def _explain(error: ValidationError, kind: type[RunConfig], origin: str) -> UsageError:
+    """The first thing wrong with a configuration, unknown keys before everything else."""
+    problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
+    first = problems[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UnknownName("recipe key", place, _dotted_keys(kind), f"It stands in '{origin}'.")
+    if first["type"] == "missing":
+        return UsageError(f"recipe '{origin}' lacks the key {place}. Add {place}=VALUE.")
+    got = f"{place} = {first['input']!r}: " if place else ""
+    return UsageError(f"recipe '{origin}': {got}{first['msg'].removeprefix('Value error, ')}")
+
+
+def _dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """All keys of a configuration class, with those of its groups dotted."""
+    for name, field in kind.model_fields.items():
+        yield prefix + name
+        for group in _groups_in(field.annotation):
+            yield from _dotted_keys(group, f"{prefix}{name}.")
+
+
+def _groups_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    """`OptimConfig | None` -> OptimConfig. Lists and mappings have keys of their own making."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _groups_in(member)
