@@ -1,0 +1,54 @@
+# What a person types here. Each target makes the virtual environment when it must, and reuses it.
+# `make` alone lists them. Another interpreter: `make demo PYTHON=python3.12` (3.11 or newer).
+
+PYTHON ?= python3
+IMAGES ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+SLOW := slow or dist or kill or cluster or container
+# Two test processes on two cores: one thread each, or they fight over the cores.
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format docs bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## images -> tokens -> store -> training, with a table and a picture; IMAGES=folder for your own
+	$(BIN)/python -m pipelines.demo.run $(if $(IMAGES),--images "$(IMAGES)")
+
+test: $(INSTALLED) ## the core suite (minutes)
+	$(PYTEST) -m "not ($(SLOW))"
+
+test-all: $(INSTALLED) ## the core suite and what is slow: kills, several processes, wheels
+	$(PYTEST)
+
+check: $(INSTALLED) ## format, lint, types, import rules, and that docs/cli.md is fresh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m docs.make_cli --check
+
+format: $(INSTALLED) ## rewrite the files as `check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## write docs/cli.md from the --help of every command
+	$(BIN)/python -m docs.make_cli
+
+bench: $(INSTALLED) ## measure this machine: tokenizing, reading and loading rates
+	$(BIN)/python -m benchmarks.rates
+
+clean: ## remove what the targets made, but not .venv
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find tokenstore seit_train pipelines tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml tokenstore/pyproject.toml seit_train/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing into .venv (about 5 GB with PyTorch; once, some minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e "./tokenstore[build]" -e ./seit_train --group dev
+	@touch $@
