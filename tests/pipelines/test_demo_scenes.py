@@ -1,4 +1,4 @@
-"""The demo's corpus: every class is drawn, masks fit the pictures, and it is the same every time."""
+"""The demo corpus: every class is drawn, masks fit the pictures, and it never differs."""
 
 import hashlib
 import json

@@ -1,1 +1,1 @@
-
+"""Tasks: one file a thing to learn, found by name; the law is in base."""

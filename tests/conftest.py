@@ -1,0 +1,39 @@
+"""What several test folders need: a corpus of drawn scenes, a store of it, and the real photos."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.demo.scenes import Corpus, write_corpus
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def scene_corpus(tmp_path_factory):
+    """Folder of drawn scenes, 64 pixels square: 8 classes with 4 to train on and 2 to validate."""
+    folder = tmp_path_factory.mktemp("corpus") / "scenes"
+    write_corpus(folder, Corpus({"train": 4, "val": 2}, size=64), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene_store(scene_corpus, tmp_path_factory):
+    """A store of `scene_corpus`, made by the command that users type: 8x8 ranks an image."""
+    store = tmp_path_factory.mktemp("store") / "scenes.tokenstore"
+    words = ["build", str(scene_corpus), "-o", str(store), "--image-size", "64"]
+    command = [str(Path(sys.executable).with_name("tokenstore")), *words]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return store
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real photos beside the checkout; tests that need it skip without it."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the real photos in ../shared/data, which are not here")
+    return SHARED / "data"
