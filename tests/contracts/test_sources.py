@@ -1,0 +1,94 @@
+"""The law of the source (tokenstore/sources/base.py), over every plugin of tokenstore.sources.
+
+A new source adds one function below that writes the same small corpus in its own form.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.toy_images import write_corpus
+from tokenstore import registry
+from tokenstore.errors import ImageRejected, SourceError
+from tokenstore.sources import open_source
+from tokenstore.sources.base import Source
+
+
+def image_folder(root: Path) -> str:
+    return str(write_corpus(root / "corpus", {"train": 5, "val": 2}))
+
+
+CORPORA: dict[str, Callable[[Path], str]] = {"image-folder": image_folder}
+KINDS = registry.names("tokenstore.sources")
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, tmp_path: Path) -> str:
+    assert kind in CORPORA, f"add a corpus for the source '{kind}' to this file"
+    return CORPORA[kind](tmp_path)
+
+
+@pytest.fixture
+def source(kind: str, place: str) -> Source:
+    return open_source(place, kind)
+
+
+def test_it_is_found_by_name_and_by_looking(kind: str, place: str) -> None:
+    assert open_source(place).kind == open_source(place, kind).kind == kind
+
+
+def test_splits_keys_labels_and_classes_are_those_of_the_corpus(source: Source) -> None:
+    found = source.listing()
+    assert {split: len(items) for split, items in found.splits.items()} == {"train": 5, "val": 2}
+    assert found.classes == ("apple", "pear")
+    for items in found.splits.values():
+        for item in items:
+            assert found.classes[item.label] == item.key.partition("/")[0]
+
+
+def test_keys_are_unique_in_their_split_and_fit_one_line_of_utf8(source: Source) -> None:
+    for items in source.listing().splits.values():
+        keys = [item.key for item in items]
+        assert len(set(keys)) == len(keys)
+        assert all("\n" not in key and key.encode() for key in keys)
+
+
+def test_listing_twice_gives_the_same(source: Source, place: str, kind: str) -> None:
+    first, second = source.listing(), open_source(place, kind).listing()
+    assert first == second
+    assert first.sha256() == second.sha256()
+
+
+def test_size_is_the_number_of_bytes_that_are_read(source: Source) -> None:
+    for item in source.listing().splits["train"]:
+        assert len(source.read(item)) == item.size > 0
+
+
+def test_images_load_in_any_order_and_from_several_threads(source: Source) -> None:
+    items = source.listing().splits["train"]
+    alone = [np.asarray(source.load(item)) for item in items]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda item: np.asarray(source.load(item)), items[::-1] * 3))
+    for picture, again in zip(alone[::-1] * 3, together, strict=True):
+        assert picture.dtype == np.uint8
+        assert picture.shape == (32, 40, 3)
+        assert np.array_equal(picture, again)
+
+
+def test_an_image_that_is_gone_is_rejected(source: Source) -> None:
+    item = source.listing().splits["train"][0]
+    with pytest.raises(ImageRejected):
+        source.load(item._replace(key="gone", path=item.path + ".gone"))
+
+
+def test_a_place_that_does_not_exist_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError):
+        open_source(str(tmp_path / "missing"), kind).listing()

@@ -1,0 +1,180 @@
+"""Finished parts become a store: summed counts, vocabulary, codec tables, shards, manifest.
+
+One part makes one shard, since the parts already lie in the final order: packing gathers nothing.
+All of it is a pure function of the parts, so packing again after an interruption writes the same
+bytes over the same names, and the manifest, which makes the store whole, comes last.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenstore import registry
+from tokenstore.build.plan import Part, Plan
+from tokenstore.build.tokenize import PartReport, read_part
+from tokenstore.codecs.base import Codec, CodecSpec
+from tokenstore.errors import BuildError
+from tokenstore.manifest import (
+    BLOCK,
+    Manifest,
+    OrderEntry,
+    ShardEntry,
+    SourceEntry,
+    SplitEntry,
+    TableSet,
+    TokenizerEntry,
+    columns_for,
+    publish,
+)
+from tokenstore.sources.base import Rejected
+from tokenstore.storage import Storage
+from tokenstore.vocabulary import Vocabulary
+from tokenstore.writer import (
+    Reject,
+    Samples,
+    ShardPlan,
+    write_rejects,
+    write_shard,
+    write_tables,
+    write_vocabulary,
+)
+
+# Images that the codec's tables are fitted on: enough for a dictionary, few enough to hold.
+SAMPLE_IMAGES = 8192
+SAMPLE_PARTS = 64
+
+Finished = tuple[Part, PartReport]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What every shard of a store is made with."""
+
+    plan: Plan
+    staging: Storage
+    target: Storage
+    vocabulary: Vocabulary
+    codec: Codec
+    tables: TableSet
+
+
+def pack(
+    plan: Plan,
+    finished: Sequence[Finished],
+    places: tuple[Storage, Storage],
+    codebook: NDArray[np.float32] | None,
+    on_shard: Callable[[int], None] = lambda images: None,
+) -> Manifest:
+    """Write every file of the store, then publish its manifest.
+
+    Args:
+        plan: the plan of all the parts.
+        finished: every part of the plan with its report, in the plan's order.
+        places: where the parts are, and where the store is to be.
+        codebook: float32 [codes, d] in the order of ids, None where the tokenizer has none.
+        on_shard: told how many images each finished shard holds.
+
+    Raises:
+        BuildError: no image is left.
+    """
+    if not any(report.count for _, report in finished):
+        raise BuildError(
+            f"none of the {plan.images()} images could be tokenized, so there is no store to make. "
+            "Each is named above with its reason; give images that can be decoded."
+        )
+    staging, target = places
+    vocabulary = Vocabulary.from_counts(_counts(plan, finished, staging), codebook)
+    sample = vocabulary.to_ranks(_sample(finished, staging))
+    spec = CodecSpec(len(vocabulary), sample.shape[1:])
+    codec: Codec = registry.find("tokenstore.codecs", plan.facts["codec"]).fit(sample, spec)
+    tables = write_tables(target, codec)
+    packing = Packing(plan, staging, target, vocabulary, codec, tables)
+    splits = {}
+    for split in plan.listing.splits:
+        parts = [(part, report) for part, report in finished if part.split == split]
+        splits[split] = _pack_split(split, parts, packing, on_shard)
+    facts = plan.facts
+    shuffled = facts["order"] != "input"
+    rejects = [Reject(*reject) for reject in all_rejects(plan, finished)]
+    manifest = Manifest(
+        tokenizer=TokenizerEntry(**facts["tokenizer"]),
+        preprocess=facts["preprocess"],
+        grid=spec.grid,
+        vocabulary=write_vocabulary(target, vocabulary),
+        table_sets=(tables,),
+        splits=splits,
+        classes=plan.listing.classes,
+        source=SourceEntry(**facts["source"]),
+        order=OrderEntry(rule=facts["order"], seed=facts["seed"] if shuffled else None),
+        rejects=write_rejects(target, rejects),
+        plan=plan.hash,
+    )
+    return publish(target, manifest)
+
+
+def all_rejects(plan: Plan, finished: Sequence[Finished]) -> list[Rejected]:
+    """What was refused while listing and then while tokenizing, in the plan's order."""
+    return [*plan.listing.rejects, *(r for _, report in finished for r in report.rejects)]
+
+
+def _counts(
+    plan: Plan, finished: Sequence[Finished], staging: Storage
+) -> dict[str, NDArray[np.int64]]:
+    """How often each code occurs in each split, int64 [codes]."""
+    counts: dict[str, NDArray[np.int64]] = {}
+    for part, _ in finished:
+        found = read_part(part, staging).counts
+        counts[part.split] = counts.get(part.split, 0) + found
+    some = next(iter(counts.values()))
+    return {split: counts.get(split, np.zeros_like(some)) for split in plan.listing.splits}
+
+
+def _sample(finished: Sequence[Finished], staging: Storage) -> NDArray[np.integer]:
+    """Ids that the codec's tables are fitted on, [n, *grid], evenly from the commonest parts.
+
+    From train where it has images, else from everything; all images if there are few.
+    """
+    filled = [(part, report.count) for part, report in finished if report.count]
+    chosen = [pair for pair in filled if pair[0].split == "train"] or filled
+    chosen = [chosen[i] for i in _evenly(len(chosen), SAMPLE_PARTS)]
+    share = max(1, SAMPLE_IMAGES // len(chosen))
+    return np.concatenate(
+        [read_part(part, staging).ids[_evenly(count, share)] for part, count in chosen]
+    )
+
+
+def _evenly(n: int, most: int) -> NDArray[np.int64]:
+    """`(10, 4) -> [0, 3, 6, 9]`: at most `most` of n positions, ends included."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))
+
+
+def _pack_split(
+    split: str, parts: Sequence[Finished], packing: Packing, on_shard: Callable[[int], None]
+) -> SplitEntry:
+    plan = packing.plan
+    classes = len(plan.listing.classes or ()) if plan.is_labelled(split) else None
+    columns = columns_for(classes, keys=plan.facts["keys"])
+    shards: list[ShardEntry] = []
+    first = 0
+    for part, report in parts:
+        if report.count:  # a part may have lost every image
+            shard = ShardPlan(
+                split, len(shards), first, columns, 0, packing.tables, packing.codec, BLOCK
+            )
+            shards.append(write_shard(packing.target, shard, [_samples(part, packing)]))
+            first += report.count
+            on_shard(report.count)
+    return SplitEntry(
+        count=first,
+        source_bytes=sum(report.source_bytes for _, report in parts),
+        columns=columns,
+        shards=tuple(shards),
+    )
+
+
+def _samples(part: Part, packing: Packing) -> Samples:
+    content = read_part(part, packing.staging)
+    ranks = packing.vocabulary.to_ranks(content.ids)
+    return Samples(ranks=ranks, labels=content.labels, keys=content.keys)

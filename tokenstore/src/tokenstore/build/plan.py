@@ -1,0 +1,165 @@
+"""The plan of a build: which images, in which order, cut into which parts, tokenized how.
+
+It is made before any image is opened and is a pure function of the listing, the options and the
+installed versions. Its hash names the build: finished parts, and finally the store, carry it, so
+that work of another plan is never mixed in. Nothing of the machine (workers, paths) is in it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import xxhash
+
+from tokenstore.errors import UsageError
+from tokenstore.sources.base import Item, Listing
+
+if TYPE_CHECKING:
+    from tokenstore.preprocess import Preprocess
+    from tokenstore.tokenizers.base import Precision, Tokenizer
+
+PLAN_FORMAT = 0
+LOCKED = ("tokenstore", "numpy", "torch", "pillow", "zstandard")
+COPIED = ("codec", "batch_size", "precision", "part_size", "limit", "seed", "order", "keys")
+Order = Literal["shuffled", "input"]
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a user decides about a store; each of these can change its bytes."""
+
+    tokenizer: str = "pocket"
+    weights: str | None = None
+    preprocess: "Preprocess | None" = None
+    source: str | None = None
+    classes: Path | None = None
+    codec: str = "zstd"
+    batch_size: int = 32
+    device: str = "cpu"
+    precision: "Precision" = "fp32"
+    part_size: int = 16_384
+    limit: int | None = None
+    seed: int = 0
+    order: Order = "shuffled"
+    keys: bool = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of neighbours of the final order: the unit of work, and one shard of the store."""
+
+    split: str
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def name(self) -> str:
+        """`train-000000`."""
+        return f"{self.split}-{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build, decided: `listing` is in its final order, `facts` is what the hash covers."""
+
+    listing: Listing
+    facts: dict[str, Any]
+    part_size: int
+
+    @property
+    def hash(self) -> str:
+        """Name of the build: sha256 of the facts as canonical JSON."""
+        text = json.dumps(self.facts, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def as_json(self) -> str:
+        """The text of `plan.json`, to look at and to compare with."""
+        return json.dumps({**self.facts, "hash": self.hash}, indent=1, sort_keys=True) + "\n"
+
+    def parts(self) -> Iterator[Part]:
+        """All parts, split by split, in order."""
+        for split, items in self.listing.splits.items():
+            for number, start in enumerate(range(0, len(items), self.part_size)):
+                yield Part(split, number, items[start : start + self.part_size])
+
+    def images(self) -> int:
+        """Images to tokenize."""
+        return sum(map(len, self.listing.splits.values()))
+
+    def is_labelled(self, split: str) -> bool:
+        """Whether the images of a split have labels; an empty split has them if the corpus has."""
+        items = self.listing.splits[split]
+        return items[0].label is not None if items else self.listing.classes is not None
+
+
+def make_plan(kind: str, listing: Listing, tokenizer: "Tokenizer", options: BuildOptions) -> Plan:
+    """Decide a build.
+
+    Args:
+        kind: name of the source that made the listing.
+        listing: all images, in the source's order.
+        tokenizer: loaded, since its settings and weights are part of the plan.
+        options: what the user decided.
+
+    Raises:
+        UsageError: a number that makes no sense.
+    """
+    for name in ("batch_size", "part_size", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; it must be at least 1")
+    splits = {
+        split: tuple(_in_order(split, items, options)[: options.limit])
+        for split, items in listing.splits.items()
+    }
+    facts = {
+        "plan": PLAN_FORMAT,
+        "source": {"kind": kind, "listing": listing.sha256()},
+        "splits": {split: len(items) for split, items in splits.items()},
+        "tokenizer": {
+            "name": options.tokenizer,
+            "config": tokenizer.describe(),
+            "weights": tokenizer.weights_sha256,
+        },
+        "preprocess": tokenizer.preprocessing.as_json(),
+        "device": options.device.partition(":")[0],
+        **{name: getattr(options, name) for name in COPIED},
+        "versions": {name: importlib.metadata.version(name) for name in LOCKED},
+    }
+    ordered = Listing(splits, listing.classes, listing.rejects, listing.notes)
+    return Plan(ordered, facts, options.part_size)
+
+
+def differences(facts: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What two plans disagree about: `["seed: 0, was 1"]`."""
+    names = sorted((facts.keys() | other.keys()) - {"hash"})
+    return [
+        f"{name}: {_short(facts.get(name))}, was {_short(other.get(name))}"
+        for name in names
+        if facts.get(name) != other.get(name)
+    ]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _in_order(split: str, items: Sequence[Item], options: BuildOptions) -> Sequence[Item]:
+    """Items in the order of the store.
+
+    The shuffled order sorts by a hash of seed, split and key. It needs no generator whose stream
+    could change with a library's version, and an image's place depends on no other image.
+    """
+    if options.order == "input":
+        return items
+
+    def place(item: Item) -> tuple[int, str]:
+        name = f"{split}/{item.key}".encode()
+        return xxhash.xxh3_64_intdigest(name, seed=options.seed), item.key
+
+    return sorted(items, key=place)

@@ -1,0 +1,89 @@
+"""A whole build, from a folder of images to a published store, in the order in which it happens."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from tokenstore import registry
+from tokenstore.build.local import RejectWatch, available_cores, tokenize_parts
+from tokenstore.build.output import claim_output
+from tokenstore.build.pack import pack
+from tokenstore.build.plan import BuildOptions, make_plan
+from tokenstore.build.tokenize import Workbench
+from tokenstore.manifest import Manifest, load_manifest
+from tokenstore.progress import WorkProgress
+from tokenstore.sources import open_source
+from tokenstore.tokenizers import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a build runs; nothing here changes what comes out, only whether it does."""
+
+    workers: int = field(default_factory=available_cores)
+    strict: bool = False
+    max_rejects: int | None = None
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build came to: `tokenized` images in this run; not `is_new` if it was whole before."""
+
+    place: str
+    manifest: Manifest
+    is_new: bool
+    tokenized: int
+
+
+def build_store(
+    images: str, place: str | Path, options: BuildOptions, running: Running
+) -> BuildReport:
+    """Tokenize a corpus into a store, or continue where an earlier call was interrupted.
+
+    Args:
+        images: path of the corpus.
+        place: folder of the store; beside it `PLACE.building/` holds what is unfinished.
+        options: what to make.
+        running: how to go about it.
+
+    Raises:
+        SourceError: the corpus cannot be used.
+        UnknownName: no such tokenizer, codec or kind of source.
+        TokenizerError: the tokenizer cannot be loaded as asked.
+        BuildError: the place is taken, or images were rejected that must not be.
+    """
+    registry.find("tokenstore.codecs", options.codec)
+    registry.find("tokenstore.tokenizers", options.tokenizer)
+    source = open_source(images, options.source, options.classes)
+    listing = source.listing()
+    tokenizer = load_tokenizer(
+        options.tokenizer,
+        options.weights,
+        device=options.device,
+        precision=options.precision,
+        preprocess=options.preprocess,
+    )
+    plan = make_plan(source.kind, listing, tokenizer, options)
+    output = claim_output(place, plan)
+    if output.is_done:
+        output.clear_staging()
+        return BuildReport(output.target.url, load_manifest(output.target), False, 0)
+    stream = running.stream
+    with (
+        ThreadPoolExecutor(running.workers) as pool,
+        WorkProgress("tokenizing", plan.images(), stream=stream) as progress,
+    ):
+        for note in listing.notes:
+            progress.say(note)
+        watch = RejectWatch(progress, running.strict, running.max_rejects)
+        watch.see(listing.rejects)
+        bench = Workbench(plan, source, tokenizer, output.staging, pool)
+        finished = tokenize_parts(bench, watch, progress)
+    with WorkProgress("packing", sum(report.count for _, report in finished), stream=stream) as bar:
+        places = (output.staging, output.target)
+        manifest = pack(plan, finished, places, tokenizer.codebook, bar.advance)
+    output.clear_staging()
+    return BuildReport(output.target.url, manifest, True, progress.fresh)

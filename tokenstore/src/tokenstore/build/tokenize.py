@@ -1,0 +1,215 @@
+"""One part of the images becomes one file of ids: the unit of work that every engine calls.
+
+`tokenize_part` is idempotent. It writes `parts/NAME.safetensors` and then, as the commit, the
+sidecar `parts/NAME.json` with the file's hash, its count and its rejects. `finished_part` trusts a
+part only if its sidecar is of the same plan and the file's bytes are those that it promises, so a
+part that was cut short, damaged or made for another plan is simply made again.
+
+Pictures are read, decoded and resized by threads ahead of the encoder. Batches are runs of the
+part's list, whatever the number of threads, and never cross parts.
+
+    ids     uint16 [n, *grid], int32 where the codebook has more than 65,536 codes
+    labels  int64 [n], in labelled splits
+    counts  int64 [codes of the codebook]
+    keys    uint8, the keys in UTF-8 joined by line feeds, unless the build keeps none
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from tokenstore.build.plan import Part, Plan
+from tokenstore.errors import ImageRejected
+from tokenstore.sources.base import Item, Rejected, printable
+from tokenstore.storage import Storage
+
+if TYPE_CHECKING:
+    from tokenstore.sources.base import Source
+    from tokenstore.tokenizers.base import Tokenizer
+
+T = TypeVar("T")
+R = TypeVar("R")
+Picture = NDArray[np.uint8]  # [H, W, 3]
+Decoded = Picture | ImageRejected
+
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """The sidecar of a finished part."""
+
+    plan: str
+    split: str
+    number: int
+    count: int
+    source_bytes: int
+    sha256: str
+    rejects: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True)
+class PartContent:
+    """The arrays of a finished part; see the top of this file."""
+
+    ids: NDArray[np.integer]
+    counts: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
+    keys: list[str] | None
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What tokenizing needs beside the part: where images come from and where ids go."""
+
+    plan: Plan
+    source: "Source"
+    tokenizer: "Tokenizer"
+    staging: Storage
+    pool: Executor
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a full batch."""
+        size: int = self.plan.facts["batch_size"]
+        return size
+
+
+def tokenize_part(
+    part: Part,
+    bench: Workbench,
+    on_batch: Callable[[int, Sequence[Rejected]], None] = lambda images, rejects: None,
+) -> PartReport:
+    """Make a part's file and commit it.
+
+    Args:
+        part: the images.
+        bench: everything the work needs.
+        on_batch: told after each batch how many images it was of and which were rejected; an
+            error that it raises ends the work, with nothing committed.
+    """
+    batches: list[NDArray[np.integer]] = []
+    kept: list[Item] = []
+    rejects: list[Rejected] = []
+    for items, decoded in _decoded_batches(part.items, bench):
+        refused = [_rejected(part.split, i, d) for i, d in zip(items, decoded, strict=True)]
+        pictures = [picture for picture in decoded if not isinstance(picture, ImageRejected)]
+        if pictures:
+            batches.append(bench.tokenizer.encode(np.stack(pictures)).numpy())
+        kept += [item for item, reject in zip(items, refused, strict=True) if reject is None]
+        fresh = [reject for reject in refused if reject is not None]
+        rejects += fresh
+        on_batch(len(items), fresh)
+    content = _file_content(batches, kept, part, bench)
+    bench.staging.create(_ids_name(part), content)
+    report = PartReport(
+        plan=bench.plan.hash,
+        split=part.split,
+        number=part.number,
+        count=len(kept),
+        source_bytes=sum(item.size for item in kept),
+        sha256=hashlib.sha256(content).hexdigest(),
+        rejects=tuple(rejects),
+    )
+    bench.staging.create(_sidecar_name(part), json.dumps(asdict(report), indent=1).encode())
+    return report
+
+
+def finished_part(part: Part, plan_hash: str, staging: Storage) -> PartReport | None:
+    """The report of a part that is done for this plan and undamaged, else None."""
+    try:
+        fields = json.loads(staging.read(_sidecar_name(part)))
+        fields["rejects"] = tuple(Rejected(*reject) for reject in fields["rejects"])
+        report = PartReport(**fields)
+        found = hashlib.sha256(staging.read(_ids_name(part))).hexdigest()
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    same = (report.plan, report.split, report.number) == (plan_hash, part.split, part.number)
+    return report if same and found == report.sha256 else None
+
+
+def read_part(part: Part, staging: Storage) -> PartContent:
+    """The arrays of a finished part."""
+    arrays = safetensors.numpy.load(staging.read(_ids_name(part)))
+    keys = None
+    if "keys" in arrays:
+        text = arrays["keys"].tobytes().decode()
+        keys = text.split("\n") if text else []
+    return PartContent(arrays["ids"], arrays["counts"], arrays.get("labels"), keys)
+
+
+def _ids_name(part: Part) -> str:
+    return f"parts/{part.name}.safetensors"
+
+
+def _sidecar_name(part: Part) -> str:
+    return f"parts/{part.name}.json"
+
+
+def _rejected(split: str, item: Item, decoded: Decoded) -> Rejected | None:
+    if isinstance(decoded, ImageRejected):
+        return Rejected(split, item.key, printable(item.path), str(decoded))
+    return None
+
+
+def _decoded_batches(
+    items: Sequence[Item], bench: Workbench
+) -> Iterator[tuple[Sequence[Item], list[Decoded]]]:
+    """Batches in order, decoded by the pool ahead of the one that is asked for."""
+
+    def decode(item: Item) -> Decoded:
+        try:
+            return bench.tokenizer.preprocess(bench.source.load(item))
+        except ImageRejected as reason:
+            return reason
+
+    size = bench.batch_size
+    decoded = _ahead(decode, items, bench.pool, BATCHES_AHEAD * size)
+    for start in range(0, len(items), size):
+        batch = items[start : start + size]
+        yield batch, [next(decoded) for _ in batch]
+
+
+def _ahead(
+    function: Callable[[T], R], inputs: Iterable[T], pool: Executor, ahead: int
+) -> Iterator[R]:
+    """Results in the order of the inputs, with up to `ahead` of them in work."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for value in inputs:
+            waiting.append(pool.submit(function, value))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _file_content(
+    batches: Sequence[NDArray[np.integer]], kept: Sequence[Item], part: Part, bench: Workbench
+) -> bytes:
+    """The bytes of the part's file; safetensors sorts its tensors, so they are reproducible."""
+    codes = len(bench.tokenizer.codebook)
+    dtype = np.uint16 if codes <= 1 << 16 else np.int32
+    empty = np.empty((0, *bench.tokenizer.grid), dtype)
+    ids = np.concatenate([empty, *batches]).astype(dtype)
+    arrays: dict[str, NDArray[Any]] = {
+        "ids": ids,
+        "counts": np.bincount(ids.ravel(), minlength=codes).astype(np.int64),
+    }
+    if bench.plan.is_labelled(part.split):
+        arrays["labels"] = np.array([item.label for item in kept], np.int64)
+    if bench.plan.facts["keys"]:
+        arrays["keys"] = np.frombuffer("\n".join(i.key for i in kept).encode(), np.uint8)
+    return safetensors.numpy.save(arrays)

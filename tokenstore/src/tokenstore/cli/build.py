@@ -1,0 +1,165 @@
+"""`tokenstore build`: parse the options, run the build, print what it came to."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tokenstore import registry
+from tokenstore.build.local import available_cores, best_device
+from tokenstore.build.plan import BuildOptions
+from tokenstore.build.run import BuildReport, Running, build_store
+from tokenstore.errors import UsageError
+from tokenstore.preprocess import Preprocess
+from tokenstore.sizes import StoreSizes, measure
+from tokenstore.storage import open_storage
+
+COPIED = "tokenizer weights source classes codec batch_size precision part_size limit seed order"
+DEFAULT_RULE = "center-crop"
+INTEGER = click.IntRange(min=1)
+
+
+@click.command(
+    "build", epilog="Example: tokenstore build photos/ -o photos.tokenstore --image-size 128"
+)
+@click.argument("images", metavar="INPUT")
+@click.option(
+    "-o", "--output", metavar="STORE", help="Folder to make; ./NAME.tokenstore if absent."
+)
+@click.option("--tokenizer", default="pocket", show_default=True, help="Name of the tokenizer.")
+@click.option("--weights", metavar="FILE", help="Weights of the tokenizer; else its own.")
+@click.option(
+    "--preprocess", metavar="RULE", help="center-crop or squash; else the tokenizer's own."
+)
+@click.option("--image-size", metavar="N|HxW", help="Pixels of a tokenized image.")
+@click.option("--source", metavar="KIND", help="Kind of input; else found by looking at it.")
+@click.option(
+    "--classes",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Class names in label order (JSON); else classes.json of the input.",
+)
+@click.option("--codec", default="zstd", show_default=True, help="How ranks become bytes.")
+@click.option("--batch-size", default=32, show_default=True, type=INTEGER)
+@click.option("--device", help="torch device; cuda where there is one, else cpu.")
+@click.option(
+    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"])
+)
+@click.option("--workers", type=INTEGER, help="Decoding threads; one a core if absent.")
+@click.option(
+    "--part-size",
+    default=16_384,
+    show_default=True,
+    type=INTEGER,
+    help="Images of one part of the work, and of one shard.",
+)
+@click.option("--limit", type=INTEGER, help="At most this many images of each split.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0, max=2**63 - 1),
+    help="Of the shuffled order.",
+)
+@click.option(
+    "--order", default="shuffled", show_default=True, type=click.Choice(["shuffled", "input"])
+)
+@click.option("--no-keys", is_flag=True, help="Do not keep the names of the images.")
+@click.option("--strict", is_flag=True, help="Make the first reject an error.")
+@click.option(
+    "--max-rejects",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Stop when more images than this are rejected.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(images: str, output: str | None, as_json: bool, **options: Any) -> None:
+    """Tokenize the images of INPUT into a store.
+
+    INPUT is a folder of class folders, a folder with train/, val/ or test/ in it, or a plain
+    folder of images. Interrupted builds continue when the same line is run again.
+    """
+    started = time.monotonic()
+    place = output or f"{Path(images).resolve().name}.tokenstore"
+    report = build_store(images, place, _options(options), _running(options))
+    seconds = time.monotonic() - started
+    sizes = measure(open_storage(place), report.manifest)
+    if as_json:
+        click.echo(json.dumps(_facts(report, sizes, seconds)))
+    else:
+        _tell(report, sizes, seconds)
+
+
+def _options(given: dict[str, Any]) -> BuildOptions:
+    return BuildOptions(
+        **{name: given[name] for name in COPIED.split()},
+        preprocess=_preprocess(given["tokenizer"], given["preprocess"], given["image_size"]),
+        device=given["device"] or best_device(),
+        keys=not given["no_keys"],
+    )
+
+
+def _running(given: dict[str, Any]) -> Running:
+    workers = given["workers"] or available_cores()
+    return Running(workers, given["strict"], given["max_rejects"])
+
+
+def _preprocess(tokenizer: str, rule: str | None, size: str | None) -> Preprocess | None:
+    """What the options say, completed by the tokenizer's own size and the centre crop."""
+    if rule is None and size is None:
+        return None
+    if size is None:
+        card = registry.find("tokenstore.tokenizers", tokenizer).card(tokenizer)
+        return Preprocess(rule or DEFAULT_RULE, card.default_size)
+    return Preprocess(rule or DEFAULT_RULE, parse_size(size))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"128" -> (128, 128)`, `"96x128" -> (96, 128)`: height, then width.
+
+    Raises:
+        UsageError: neither form.
+    """
+    numbers = text.lower().split("x")
+    if len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"--image-size '{text}' is neither N nor HxW; say 128 or 96x128")
+    return int(numbers[0]), int(numbers[-1])
+
+
+def _facts(report: BuildReport, sizes: StoreSizes, seconds: float) -> dict[str, Any]:
+    return {
+        "store": report.place,
+        "new": report.is_new,
+        "fingerprint": report.manifest.hash,
+        "splits": {name: split.images for name, split in sizes.splits.items()},
+        "bytes": sum(split.total for split in sizes.splits.values()),
+        "source_bytes": sum(split.source for split in sizes.splits.values()),
+        "rejects": report.manifest.rejects.count,
+        "seconds": round(seconds, 3),
+        "tokenized": report.tokenized,
+        "images_per_second": round(report.tokenized / seconds, 2),
+    }
+
+
+def _tell(report: BuildReport, sizes: StoreSizes, seconds: float) -> None:
+    if not report.is_new:
+        click.echo(f"{report.place} is whole already, from the same input and options.")
+        return
+    for name, split in sizes.splits.items():
+        click.echo(
+            f"{name:<6} {split.images:>10,} images  {split.an_image(split.total):>8,.1f} bytes an "
+            f"image (order-0 entropy {sizes.entropy:,.1f}, source files "
+            f"{split.an_image(split.source):,.0f})"
+        )
+    rejects = report.manifest.rejects.count
+    click.echo(f"rejects {rejects:>9,}" + (", listed above and in the store" if rejects else ""))
+    click.echo(
+        f"{report.place} is whole: {report.tokenized:,} images tokenized in {seconds:,.1f} s "
+        f"({report.tokenized / seconds:,.1f} images/s)"
+    )
+    click.echo(
+        f"next:  tokenstore info {report.place}   tokenstore verify {report.place}   "
+        f"tokenstore show {report.place} 0 -o first.png"
+    )

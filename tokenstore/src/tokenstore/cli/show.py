@@ -1,0 +1,70 @@
+"""`tokenstore show`: samples of a store decoded to a picture or a contact sheet."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import tokenstore
+from tokenstore.contact_sheet import grid_of
+from tokenstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenstore.reader import Batch, Split
+
+
+@click.command("show", epilog="Example: tokenstore show photos.tokenstore 0 1 2 3 -o sheet.png")
+@click.argument("store")
+@click.argument("samples", metavar="I...", type=click.IntRange(min=0), nargs=-1, required=True)
+@click.option("--split", "split_name", help="Which split; train if there is one.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture to write; else ./STORE-SPLIT-I.png.",
+)
+@click.option("--weights", metavar="FILE", help="Weights of the tokenizer; else its own.")
+def command(
+    store: str,
+    samples: tuple[int, ...],
+    split_name: str | None,
+    output: Path | None,
+    weights: str | None,
+) -> None:
+    """Decode samples number I... of STORE: one as it is, several as a sheet with captions."""
+    from PIL import Image
+
+    opened = tokenstore.open(store)
+    name = split_name or ("train" if "train" in opened.splits else next(iter(opened.splits)))
+    split = opened[name]
+    for sample in samples:
+        if sample >= len(split):
+            raise UsageError(
+                f"'{store}' has {len(split)} samples in '{name}', so no number {sample}"
+            )
+    batch = split.read(samples, keys=True)
+    tokenizer = opened.tokenizer(weights=weights)
+    pictures = tokenizer.to_uint8(tokenizer.decode(opened.ids(batch.ranks)))
+    captions = _captions(split, samples, batch)
+    target = output or Path(f"{Path(store).resolve().stem}-{name}-{samples[0]}.png")
+    one = len(samples) == 1
+    picture = Image.fromarray(pictures[0]) if one else grid_of(list(pictures), captions)
+    try:
+        picture.save(target)
+    except ValueError as error:
+        raise UsageError(f"cannot write '{target}': {error}. Name it .png or .jpg.") from error
+    for caption in captions:
+        click.echo(caption.replace("\n", "  "))
+    click.echo(f"written to {target}", err=True)
+
+
+def _captions(split: "Split", samples: tuple[int, ...], batch: "Batch") -> list[str]:
+    """`7 n02979186/n02979186_1234` and below it the class, as far as the split has them."""
+    captions = []
+    for row, sample in enumerate(samples):
+        key = f" {batch.keys[row]}" if batch.keys is not None else ""
+        named = split.classes and batch.labels is not None
+        label = split.classes[int(batch.labels[row])] if named else ""
+        captions.append(f"{sample}{key}\n{label}".rstrip())
+    return captions

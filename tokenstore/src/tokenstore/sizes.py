@@ -1,0 +1,89 @@
+"""Where the bytes of a store go, against what information theory and the source files say.
+
+`info`, the end of a build and the report draw on this one account. It reads the manifest and the
+index files, and no shard.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+
+from tokenstore.index import IndexPlace, IndexReader
+from tokenstore.manifest import Manifest, SplitEntry
+from tokenstore.storage import Storage
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Bytes of one split.
+
+    `records` are the coded grids with their checks, `framing` is labels and tar headers together,
+    `extras` are masks, metadata and views, `source` the image files the split was made of.
+    """
+
+    images: int
+    records: int
+    framing: int
+    index: int
+    keys: int
+    extras: int
+    source: int
+
+    @property
+    def total(self) -> int:
+        """All bytes of the split in the store."""
+        return self.records + self.framing + self.index + self.keys + self.extras
+
+    def an_image(self, size: int) -> float:
+        """Bytes an image; 0 in an empty split."""
+        return size / self.images if self.images else 0.0
+
+
+@dataclass(frozen=True)
+class StoreSizes:
+    """Bytes of a store; `entropy` is the order-0 entropy of one image's grid in bytes."""
+
+    splits: dict[str, SplitSizes]
+    vocabulary: int
+    tables: int
+    entropy: float
+
+
+def measure(storage: Storage, manifest: Manifest) -> StoreSizes:
+    """Account for the bytes of a store.
+
+    Raises:
+        CorruptStore: an index file is damaged.
+    """
+    tables = [entry.file.bytes for entry in manifest.table_sets if entry.file]
+    return StoreSizes(
+        splits={
+            name: _split(storage, split, manifest.block) for name, split in manifest.splits.items()
+        },
+        vocabulary=manifest.vocabulary.file.bytes,
+        tables=sum(tables),
+        entropy=manifest.vocabulary.entropy * prod(manifest.grid) / 8,
+    )
+
+
+def _split(storage: Storage, split: SplitEntry, block: int) -> SplitSizes:
+    columns: Counter[str] = Counter()
+    first = 0
+    for shard in split.shards:
+        index = IndexReader(IndexPlace(storage, shard, split.columns, block, first))
+        for column in split.columns:
+            columns[column.name] += sum(
+                index.block(column.name, i).size for i in range(index.blocks)
+            )
+        first += shard.count
+    extras = columns["mask"] + columns["meta"] + columns["view"]
+    shards = sum(shard.shard.bytes for shard in split.shards)
+    return SplitSizes(
+        images=split.count,
+        records=columns["ranks"],
+        framing=shards - columns["ranks"] - columns["key"] - extras,
+        index=sum(shard.index.bytes for shard in split.shards),
+        keys=columns["key"],
+        extras=extras,
+        source=split.source_bytes,
+    )
