@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from tokenstore.errors import UnknownName, UsageError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -166,7 +167,7 @@ def parse_recipe(text: str, origin: str) -> dict[str, dict[str, Any]]:
         UsageError: the text is not a YAML mapping of task names to mappings.
     """
     try:
-        sections = yaml.load(text, Loader=_Loader)  # noqa: S506
+        sections = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UsageError(f"recipe '{origin}' is not YAML: {error}") from error
     is_recipe = isinstance(sections, dict) and all(isinstance(s, dict) for s in sections.values())
@@ -191,7 +192,8 @@ def recipe_text(place: str) -> str:
         UsageError: the file cannot be read as text.
     """
     if place in recipe_names():
-        return _recipe_folder().joinpath(f"{place}.yaml").read_text(encoding="utf-8")
+        text: str = _recipe_folder().joinpath(f"{place}.yaml").read_text(encoding="utf-8")
+        return text
     path = Path(place)
     if not path.is_file():
         raise UnknownName("recipe", place, recipe_names(), "A path of a YAML file is fine too.")
@@ -210,8 +212,9 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        is_group = isinstance(value, Mapping)
-        result[key] = _merged(below if isinstance(below, dict) else {}, value) if is_group else value
+        if isinstance(value, Mapping):
+            value = _merged(below if isinstance(below, dict) else {}, value)
+        result[key] = value
     return result
 
 
@@ -221,7 +224,7 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
     if not equals or not key:
         raise UsageError(f"'{override}' is no key=value override, such as optim.weight_decay=0.05")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UsageError(f"the value of '{override}' is not YAML: {error}") from error
     return key.split("."), value

@@ -6,13 +6,19 @@ touches a pixel.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from seit_train.config import RunConfig
+from seit_train.distributed import World
+from tokenstore.errors import UsageError
+from tokenstore.loader import TokenLoader
+from tokenstore.reader import Split
 
-class TokenBatch(NamedTuple):
+
+@dataclass(frozen=True)
+class TokenBatch:
     """One process's share of a batch, on its device.
 
     Attributes:
@@ -38,3 +44,48 @@ class TokenBatch(NamedTuple):
             self.index[start:stop],
             None if self.keys is None else self.keys[start:stop],
         )
+
+
+def training_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
+    """Shuffled full batches, `config.batch_size` images over all processes together.
+
+    Raises:
+        UsageError: the batch cannot be divided as asked, or is larger than the split.
+    """
+    parts = world.size * config.loop.accumulate
+    if config.batch_size % parts:
+        raise UsageError(
+            f"batch_size {config.batch_size} does not divide into {world.size} processes x "
+            f"{config.loop.accumulate} parts (loop.accumulate): make it a multiple of {parts}"
+        )
+    if len(split) < config.batch_size:
+        raise UsageError(
+            f"split '{split.name}' has {len(split)} images, fewer than batch_size "
+            f"{config.batch_size}: lower it with batch_size=N"
+        )
+    return _loader(split, config, world, training=True)
+
+
+def evaluation_batches(split: Split, config: RunConfig, world: World) -> Iterator[TokenBatch]:
+    """Every image of a split once, in its order, over all processes together."""
+    return iterate(_loader(split, config, world, training=False))
+
+
+def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
+    """The batches of (the rest of) one epoch."""
+    for batch in loader:
+        yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
+
+
+def _loader(split: Split, config: RunConfig, world: World, *, training: bool) -> TokenLoader:
+    return TokenLoader(
+        split,
+        batch_size=max(1, config.batch_size // world.size),
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+        residency=config.loop.residency,
+        last="drop" if training else "pad",
+        shuffle="full" if training else "none",
+    )

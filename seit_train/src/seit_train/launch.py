@@ -1,0 +1,173 @@
+"""Launch: from what a person asked for to a trainer that runs, or a refusal before the first step.
+
+Checks come in the order of their cost: recipe and overrides, store, run folder, weights to start
+from, then the model. What happens in a step is the trainer's business.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from seit_train.checkpoint import has_checkpoint
+from seit_train.config import DEFAULT_RECIPE, RunConfig, make_config, read_recipe
+from seit_train.distributed import World, joined_world
+from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
+from seit_train.trainer import Trainer
+from tokenstore.errors import Mismatch, UsageError
+from tokenstore.reader import Store, open_store
+from tokenstore.registry import find
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `seit-train TASK STORE -o RUN ...` asks for.
+
+    Attributes:
+        task: name of the task.
+        store: folder or URL of the store.
+        folder: of the run.
+        recipe: name or file; None means the default recipe.
+        overrides: `key=value`, dotted keys.
+        init: run or checkpoint whose weights to start from.
+        resume: go on with the run in `folder`; it is begun where there is none yet.
+        device: "cuda" or "cpu"; None takes cuda where there is one.
+    """
+
+    task: str
+    store: str
+    folder: Path
+    recipe: str | None = None
+    overrides: Sequence[str] = ()
+    init: str | None = None
+    resume: bool = False
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        run: the run.
+        steps: steps done in all.
+        best: best value of the task's metric, None without a val split.
+        seconds: time spent, over all resumes.
+        trained: False where a resumed run had ended before.
+    """
+
+    run: Run
+    steps: int
+    best: float | None
+    seconds: float
+    trained: bool
+
+
+def train(request: TrainRequest) -> Outcome:
+    """Train as asked; under torchrun every process calls this.
+
+    Raises:
+        TokenstoreError: whatever is wrong, before the first step where that can be known.
+    """
+    with joined_world(request.device) as world:
+        store = open_store(request.store)
+        run = _find_run(request, store, world)
+        trainer = Trainer(run, world, store["train"], store.splits.get("val"))
+        if has_checkpoint(run.last):
+            trainer.resume()
+        elif request.init is not None:
+            _start_from(Path(request.init), trainer)
+        trained = trainer.step < trainer.steps
+        if world.is_first:
+            _note(trainer)
+        trainer.fit()
+        return Outcome(run, trainer.step, trainer.best, trainer.seconds, trained)
+
+
+def requested_config(request: TrainRequest) -> RunConfig:
+    """The complete configuration that a request describes.
+
+    Raises:
+        UnknownName: no such task, recipe or key.
+        UsageError: a value of the wrong kind.
+    """
+    task = find("seit_train.tasks", request.task)
+    recipe = request.recipe or DEFAULT_RECIPE
+    section = read_recipe(recipe, request.task)
+    config: RunConfig = make_config(task.Config, section, request.overrides, origin=recipe)
+    return config
+
+
+def _find_run(request: TrainRequest, store: Store, world: World) -> Run:
+    """The run to go on with, or a new one, made by the first process before the others look."""
+    config = requested_config(request)
+    is_there = (request.folder / CONFIG).exists()
+    if request.resume and is_there:
+        return _resumed(request, config, store)
+    identity = StoreIdentity.of(store)
+    if "train" not in store.splits:
+        known = ", ".join(store.splits)
+        raise UsageError(f"store '{request.store}' has no train split, only: {known}")
+    if world.is_first:
+        return Run.create(request.folder, config, identity)
+    return Run(request.folder, find("seit_train.tasks", request.task), config, identity)
+
+
+def _resumed(request: TrainRequest, config: RunConfig, store: Store) -> Run:
+    run = Run.open(request.folder)
+    if run.store.fingerprint != store.fingerprint:
+        raise Mismatch(
+            f"run '{run.folder}' was begun on store {run.store.fingerprint[:12]} (then at "
+            f"'{run.store.place}'), '{request.store}' is {store.fingerprint[:12]}. Resume with the "
+            "store of the run, or start a new run with --init."
+        )
+    if run.config.task != request.task:
+        raise UsageError(f"'{run.folder}' is a run of task {run.config.task}, not {request.task}")
+    is_asked = request.recipe is not None or request.overrides
+    if is_asked and config != run.config:
+        raise UsageError(
+            f"'{run.folder}' was begun with other settings: {_differences(run.config, config)}. "
+            "Resume without --recipe and key=value, or start a new run."
+        )
+    return run
+
+
+def _differences(old: RunConfig, new: RunConfig) -> str:
+    """`lr=0.001 (now asked: 0.01)`, for each key that differs."""
+    before, after = old.model_dump(), new.model_dump()
+    keys = [key for key in before if before[key] != after.get(key)]
+    return "; ".join(f"{key}={before[key]} (now asked: {after.get(key)})" for key in keys)
+
+
+def _start_from(place: Path, trainer: Trainer) -> None:
+    report = trainer.task.load_init(trainer.model, init_weights(place, trainer.run.store))
+    _log.info(
+        "started from '%s': %d tensors loaded, resized: %s, new: %s, not used: %s",
+        place,
+        len(report.loaded),
+        *(", ".join(names) or "none" for names in (report.resized, report.new, report.unused)),
+    )
+
+
+def _note(trainer: Trainer) -> None:
+    """Write environment.json and tell what is about to run."""
+    world, config = trainer.world, trainer.config
+    is_cuda = world.device.type == "cuda"
+    device = torch.cuda.get_device_name(world.device) if is_cuda else "cpu"
+    trainer.run.note_environment(
+        device=device,
+        processes=world.size,
+        threads=torch.get_num_threads(),
+        precision=trainer.precision,
+        deterministic=not is_cuda,
+    )
+    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    _log.info(
+        "%s on %s x %d, %s: %.1f M parameters, %d train images, %d steps of %d images",
+        *(config.task, device, world.size, trainer.precision, size),
+        *(len(trainer.train), trainer.steps, config.batch_size),
+    )

@@ -1,0 +1,231 @@
+"""Run: the folder that a training writes, and what it remembers of the store it trained on.
+
+    RUN/config.json             the complete configuration
+        store.json              identity of the store: tokenizer, preprocessing, grid, classes, ...
+        vocabulary.safetensors  as the store has it: ids, counts and codebook in rank order
+        environment.json        versions, device, command
+        metrics.jsonl           a line an interval; the same for TensorBoard in tensorboard/
+        checkpoints/last  best  see checkpoint.py
+
+With these a run can be evaluated on pictures when its store is long gone. Training writes the
+folder, evaluation and `--init` read it; this file does neither.
+"""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from seit_train.checkpoint import MODEL, has_checkpoint, load_weights
+from seit_train.config import RunConfig, make_config
+from seit_train.tasks.base import StoreFacts, Task
+from tokenstore.errors import Mismatch, StoreError, TrainingError, UsageError
+from tokenstore.reader import Store
+from tokenstore.registry import find
+from tokenstore.vocabulary import Vocabulary
+
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+STORE = "store.json"
+VOCABULARY = "vocabulary.safetensors"
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """What a run remembers of its store.
+
+    Attributes:
+        place: where the store was.
+        fingerprint: of the store, gates `--resume`.
+        tokenizer: name, config and hash of the weights, as in the manifest.
+        preprocess: rule and size, as in the manifest.
+        grid: (h, w) of an image's ranks.
+        classes: names in label order, empty without labels.
+        vocabulary: ids in rank order, with their counts in train and the codebook.
+    """
+
+    place: str
+    fingerprint: str
+    tokenizer: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    grid: tuple[int, ...]
+    classes: tuple[str, ...]
+    vocabulary: Vocabulary
+
+    @classmethod
+    def of(cls, store: Store) -> Self:
+        """The identity of an open store."""
+        manifest = store.manifest
+        return cls(
+            place=store.url,
+            fingerprint=store.fingerprint,
+            tokenizer=manifest.tokenizer.model_dump(mode="json"),
+            preprocess=dict(manifest.preprocess),
+            grid=tuple(manifest.grid),
+            classes=tuple(manifest.classes or ()),
+            vocabulary=store.vocabulary,
+        )
+
+    def facts(self) -> StoreFacts:
+        """What a task must know.
+
+        Raises:
+            TrainingError: a grid of more than one channel, which no task reads yet.
+        """
+        if len(self.grid) != 2:
+            raise TrainingError(
+                f"store '{self.place}' has grids of shape {self.grid}; training reads [h, w] only"
+            )
+        rows = self.vocabulary.codebook
+        return StoreFacts(
+            vocabulary_size=len(self.vocabulary),
+            grid=(self.grid[0], self.grid[1]),
+            codebook=None if rows is None else torch.tensor(rows),
+            classes=self.classes,
+            unigram_entropy=self.vocabulary.entropy * math.log(2),
+        )
+
+    def vocabulary_fingerprint(self, size: int | None = None) -> str:
+        """Identity of the first `size` ranks, by default of all; gates `--init`."""
+        head = Vocabulary(self.vocabulary.ids[:size], self.vocabulary.counts[:size])
+        return head.fingerprint(self.tokenizer["name"], self.tokenizer["weights"])
+
+
+class Run:
+    """A run folder that holds a training."""
+
+    def __init__(self, folder: Path, task: type[Task], config: RunConfig, store: StoreIdentity):
+        """See `Run.create` and `Run.open`."""
+        self.folder, self.task, self.config, self.store = folder, task, config, store
+
+    @classmethod
+    def create(cls, folder: Path, config: RunConfig, store: StoreIdentity) -> Self:
+        """Begin a run in a folder that is empty or not there yet.
+
+        Raises:
+            UsageError: the folder holds a run already, or something else.
+        """
+        if (folder / CONFIG).exists():
+            raise UsageError(
+                f"'{folder}' holds a run already. Continue it with --resume, or choose another -o."
+            )
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UsageError(f"'{folder}' exists and holds no run. Choose an empty or a new -o.")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / VOCABULARY).write_bytes(store.vocabulary.to_bytes())
+        names = [field.name for field in fields(store) if field.name != "vocabulary"]
+        _write_json(folder / STORE, {name: getattr(store, name) for name in names})
+        _write_json(folder / CONFIG, config.model_dump(mode="json"))  # last: now it is a run
+        return cls(folder, find("seit_train.tasks", config.task), config, store)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read a run folder.
+
+        Raises:
+            TrainingError: the folder holds no run, or it is damaged.
+        """
+        if not (folder / CONFIG).is_file():
+            raise TrainingError(f"'{folder}' holds no run: it has no {CONFIG}")
+        try:
+            settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            store = _read_identity(folder)
+        except (OSError, ValueError, TypeError, KeyError, StoreError) as error:
+            raise TrainingError(f"run '{folder}' is damaged: {error}. Start a new run.") from error
+        task = find("seit_train.tasks", settings["task"])
+        config = make_config(task.Config, settings, origin=str(folder / CONFIG))
+        return cls(folder, task, config, store)
+
+    @property
+    def last(self) -> Path:
+        """Folder of the newest checkpoint."""
+        return self.folder / "checkpoints" / "last"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the checkpoint with the best metric on val."""
+        return self.folder / "checkpoints" / "best"
+
+    def result(self) -> Path:
+        """The checkpoint to use: the best, or the newest where nothing was evaluated.
+
+        Raises:
+            TrainingError: there is none yet.
+        """
+        for checkpoint in (self.best, self.last):
+            if has_checkpoint(checkpoint):
+                return checkpoint
+        raise TrainingError(f"run '{self.folder}' has no checkpoint yet: continue it with --resume")
+
+    def origin(self) -> dict[str, str]:
+        """String facts that go beside the weights, for `--init` from a single file."""
+        return {
+            "task": self.config.task,
+            "vocabulary": self.store.vocabulary_fingerprint(),
+            "vocabulary_size": str(len(self.store.vocabulary)),
+        }
+
+    def note_environment(self, **facts: Any) -> None:
+        """Write environment.json: versions, machine and command, besides the given facts."""
+        packages = ("seit-train", "tokenstore", "torch", "timm", "numpy")
+        environment = {
+            "command": sys.argv,
+            "versions": {name: version(name) for name in packages},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            **facts,
+        }
+        _write_json(self.folder / ENVIRONMENT, environment)
+
+
+def init_weights(place: Path, store: StoreIdentity) -> dict[str, Tensor]:
+    """The weights to start another run from, if its vocabulary fits.
+
+    Args:
+        place: a run, one of its checkpoints, or a model.safetensors of one.
+        store: what will be trained on.
+
+    Raises:
+        TrainingError: there are no weights at that place.
+        Mismatch: they were trained for another vocabulary: the same rank means another code.
+    """
+    if (place / CONFIG).is_file():
+        place = Run.open(place).result()
+    file = place / MODEL if place.is_dir() else place
+    weights, origin = load_weights(file)
+    if "vocabulary" not in origin:
+        raise TrainingError(
+            f"'{file}' does not say for which vocabulary it was trained, so its embedding may mean "
+            "other codes. Pass a run of seit-train, or one of its checkpoints."
+        )
+    size = int(origin["vocabulary_size"])  # more codes may have been added behind these
+    found = store.vocabulary_fingerprint(size)
+    if found != origin["vocabulary"]:
+        raise Mismatch(
+            f"'{file}' was trained for vocabulary {origin['vocabulary'][:12]} of {size} codes, "
+            f"store '{store.place}' has {found[:12]} of {len(store.vocabulary)}: the same rank "
+            "means another code. Build the store with --vocabulary of the first run's store, or "
+            "leave out --init."
+        )
+    return weights
+
+
+def _read_identity(folder: Path) -> StoreIdentity:
+    plain = json.loads((folder / STORE).read_text(encoding="utf-8"))
+    vocabulary = Vocabulary.from_bytes((folder / VOCABULARY).read_bytes(), str(folder / VOCABULARY))
+    plain |= {"grid": tuple(plain["grid"]), "classes": tuple(plain["classes"])}
+    return StoreIdentity(**plain, vocabulary=vocabulary)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,322 @@
+"""Trainer: the loop. It knows tasks by `tasks/base` only, and data by batches of ranks.
+
+What a step does is a pure function of (configuration, store, number of the step): the order of the
+images, the learning rate and every random draw follow from the seed and that number. A checkpoint
+therefore holds weights, optimizer state and the number, and a run that goes on from it ends with
+the weights of a run that was never interrupted (bit for bit on a CPU with as many threads).
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from seit_train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from seit_train.data import TokenBatch, evaluation_batches, iterate, training_loader
+from seit_train.distributed import World, any_process, sum_over_processes
+from seit_train.metrics import Journal
+from seit_train.optim import make_optimizer, make_schedule
+from seit_train.precision import autocast, resolve_precision
+from seit_train.run import Run
+from seit_train.signals import StopRequest
+from tokenstore.errors import TrainingError
+from tokenstore.reader import Split
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What is kept of one step until it is logged; tensors stay on the device, unread."""
+
+    index: Tensor
+    scalars: Mapping[str, Tensor]
+
+
+@dataclass
+class Interval:
+    """The steps since the last line of metrics, and where their time went (seconds)."""
+
+    records: list[StepRecord] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+
+
+class Trainer:
+    """One run on this process: model, optimizer, loader, and where they stand.
+
+    Attributes:
+        step: steps done.
+        steps: steps of the whole run.
+        best: best value of the task's metric so far, or None.
+        seconds: time spent so far, over all resumes.
+    """
+
+    # ---- model, optimizer, data -----------------------------------------------------------------
+
+    def __init__(self, run: Run, world: World, train: Split, val: Split | None) -> None:
+        """Build everything as it is before the first step."""
+        config, device = run.config, world.device
+        self.run, self.world, self.config, self.train, self.val = run, world, config, train, val
+        torch.manual_seed(config.seed)
+        self.task = run.task(config, run.store.facts())
+        self.model: nn.Module = self.task.build_model().to(device)
+        self.optimizer = make_optimizer(self.model, config, self.task.layer_of)
+        self.loader = training_loader(train, config, world)
+        self.steps_per_epoch = len(self.loader)
+        self.steps = config.steps or max(1, round((config.epochs or 0) * self.steps_per_epoch))
+        self.schedule = make_schedule(self.optimizer, config, self.steps, self.steps_per_epoch)
+        self.precision = resolve_precision(config.loop.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.rng = torch.Generator(device)
+        self.average: ModelEmaV3 | None = None
+        self.step, self.seconds = 0, 0.0
+        self.best: float | None = None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model that is evaluated and kept: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def _wrapped(self) -> nn.Module:
+        """The model as the loop calls it: compiled, and synchronised over processes."""
+        if self.config.loop.ema is not None and self.average is None:
+            self.average = ModelEmaV3(self.model, decay=self.config.loop.ema)
+        compiles = self.config.loop.compile
+        if compiles == "on" or (compiles == "auto" and self.world.device.type == "cuda"):
+            self.model.compile()
+        return self.model if self.world.size == 1 else DistributedDataParallel(self.model)
+
+    # ---- the loop -------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Train to the last step, from wherever this trainer stands.
+
+        Raises:
+            TrainingError: the loss is not finite, or somebody asked to stop. The newest checkpoint
+                is whole either way.
+        """
+        network, batches = self._wrapped(), self._endless_batches()
+        began = time.monotonic() - self.seconds
+        interval = Interval()
+        with StopRequest() as stop, self._journal() as journal:
+            while self.step < self.steps:
+                asked = time.perf_counter()
+                batch = next(batches)
+                interval.waited += time.perf_counter() - asked
+                interval.records.append(self._train_step(network, batch))
+                self.seconds = time.monotonic() - began
+                if journal:
+                    journal.advance(self.step)
+                if self._is_due(self.config.loop.log_every):
+                    summary = self._summary(interval)
+                    interval = Interval()
+                    if journal:
+                        journal.write(self.step, self.epoch, summary)
+                if self._is_due(self._steps_per_evaluation) or self._is_due(self.steps_per_epoch):
+                    paused = time.perf_counter()
+                    self._refuse_nonfinite(interval)
+                    self._evaluate_and_save(journal)
+                    interval.began += time.perf_counter() - paused
+                self._stop_if_asked(stop, interval)
+
+    def _train_step(self, network: nn.Module, batch: TokenBatch) -> StepRecord:
+        """One optimizer step, number `self.step + 1`."""
+        self.step += 1
+        self._seed_step()
+        self.schedule.step_update(self.step)
+        network.train()
+        scalars = self._gradients(network, batch)
+        self.scaler.unscale_(self.optimizer)
+        parameters = list(self.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.config.optim.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optim.clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.model)
+        return StepRecord(batch.index, {**scalars, "grad_norm": norm})
+
+    def _gradients(self, network: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
+        """Accumulate the gradient of the mean loss, part by part; gives the mean scalars."""
+        parts = self.config.loop.accumulate
+        size = len(batch.index) // parts
+        totals: dict[str, Tensor] = {}
+        for part in range(parts):
+            rows = batch.part(part * size, (part + 1) * size)
+            with _last_synchronises(network, is_last=part == parts - 1):
+                with autocast(self.precision, self.world.device):
+                    loss, scalars = self.task.loss(network, rows, self.rng)
+                torch.autograd.backward(self.scaler.scale(loss / parts))
+            for name, value in {"loss": loss.detach(), **scalars}.items():
+                totals[name] = totals.get(name, 0) + value / parts
+        return totals
+
+    def _seed_step(self) -> None:
+        """Seed all random draws of this step from (seed, step, process)."""
+        words = (self.config.seed & (2**64 - 1), self.step, self.world.rank)
+        seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+        torch.manual_seed(seed)
+        self.rng.manual_seed(seed)
+
+    def _endless_batches(self) -> Iterator[TokenBatch]:
+        while True:
+            yield from iterate(self.loader)
+
+    # ---- measuring ------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the train split so far."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def _steps_per_evaluation(self) -> int:
+        return max(1, round(self.config.loop.eval_every_epochs * self.steps_per_epoch))
+
+    def _is_due(self, period: int) -> bool:
+        return self.step % period == 0 or self.step == self.steps
+
+    def _journal(self) -> AbstractContextManager[Journal | None]:
+        if not self.world.is_first:
+            return nullcontext()
+        return Journal(self.run.folder, self.config.task, self.steps, self.step + 1)
+
+    def _summary(self, interval: Interval) -> dict[str, float]:
+        """Means over the interval and over all processes, and how fast it went."""
+        means = self._refuse_nonfinite(interval)
+        seconds = time.perf_counter() - interval.began
+        rate = max((group["lr"] for group in self.optimizer.param_groups), default=0.0)
+        return {
+            **means,
+            "lr": rate,
+            "images_per_second": len(interval.records) * self.config.batch_size / seconds,
+            "data_wait": interval.waited / seconds,
+        }
+
+    def _refuse_nonfinite(self, interval: Interval) -> dict[str, float]:
+        """Mean scalars of an interval.
+
+        Raises:
+            TrainingError: a loss is not finite, or a gradient is that no scaler will skip.
+        """
+        records = interval.records
+        if not records:
+            return {}
+        names = list(records[0].scalars)
+        rows = [torch.stack([r.scalars[name].detach().float() for name in names]) for r in records]
+        own = torch.stack(rows).double()  # [steps, scalars]
+        shared = sum_over_processes(own) / self.world.size
+        watched = [names.index("loss")]
+        if not self.scaler.is_enabled():
+            watched.append(names.index("grad_norm"))
+        finite = shared[:, watched].isfinite().all(dim=1).tolist()
+        if not all(finite):
+            first = finite.index(False)
+            raise self._nonfinite(self.step - len(records) + 1 + first, records[first])
+        return dict(zip(names, shared.mean(dim=0).tolist(), strict=True))
+
+    def _nonfinite(self, step: int, record: StepRecord) -> TrainingError:
+        keys = self.train.keys(record.index.cpu().numpy())
+        samples = [str(name) for name in keys or record.index.tolist()]
+        shown = ", ".join(samples[:8]) + (", ..." if len(samples) > 8 else "")
+        return TrainingError(
+            f"the loss or its gradient is not finite at step {step} (loss "
+            f"{float(record.scalars['loss']):g}; samples {shown}). The last good checkpoint is "
+            "kept: try a lower lr, optim.clip_norm=1.0 or loop.precision=fp32."
+        )
+
+    # ---- evaluating and keeping -----------------------------------------------------------------
+
+    def _evaluate_and_save(self, journal: Journal | None) -> None:
+        """Evaluate where it is due and there is a val split; keep the newest and the best."""
+        improved = False
+        if self.val is not None and self._is_due(self._steps_per_evaluation):
+            metrics = self.evaluate(self.val)
+            if journal:
+                journal.write(self.step, self.epoch, metrics)
+            value = metrics[self.task.best_metric]
+            sign = 1 if self.task.higher_is_better else -1
+            improved = self.best is None or sign * value > sign * self.best
+            self.best = value if improved else self.best
+        if self.world.is_first:
+            checkpoint = self._checkpoint()
+            if improved:  # first, so that a kill between the two only repeats it
+                save_checkpoint(self.run.best, checkpoint)
+            save_checkpoint(self.run.last, checkpoint)
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """The task's metrics over a whole split, the same on every process."""
+        model = self.judged.eval()
+        with autocast(self.precision, self.world.device):
+            return self.task.evaluate(model, evaluation_batches(split, self.config, self.world))
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = optimizer_tensors(self.optimizer, self.model)
+        if self.average is not None:
+            tensors |= {f"model/{name}": t for name, t in self.model.state_dict().items()}
+        state = {
+            "step": self.step,
+            "steps": self.steps,
+            "best": self.best,
+            "seconds": round(self.seconds, 3),
+            "loader": self.loader.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        return Checkpoint(self.judged.state_dict(), tensors, state, self.run.origin())
+
+    def resume(self) -> None:
+        """Stand where the newest checkpoint was taken.
+
+        Raises:
+            Mismatch: the store has changed since.
+            TrainingError: the checkpoint is damaged.
+        """
+        checkpoint = load_checkpoint(self.run.last)
+        state, weights = checkpoint.state, dict(checkpoint.weights)
+        if self.config.loop.ema is not None:
+            self.average = ModelEmaV3(self.model, decay=self.config.loop.ema)
+            self.average.module.load_state_dict(weights)
+            prefix = "model/"
+            tensors = checkpoint.tensors.items()
+            weights = {n.removeprefix(prefix): t for n, t in tensors if n.startswith(prefix)}
+        self.model.load_state_dict(weights)
+        load_optimizer(self.optimizer, self.model, checkpoint.tensors)
+        self.loader.load_state_dict(state["loader"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+
+    def _stop_if_asked(self, stop: StopRequest, interval: Interval) -> None:
+        """Save and stop where a signal came; processes agree on the step at each log line."""
+        if self.step == self.steps:
+            return
+        if self.world.size > 1 and self.step % self.config.loop.log_every:
+            return
+        if any_process(stop.requested, self.world):
+            self._refuse_nonfinite(interval)
+            if self.world.is_first:
+                save_checkpoint(self.run.last, self._checkpoint())
+            raise TrainingError(
+                f"stopped as asked after step {self.step} of {self.steps}; everything is kept in "
+                f"'{self.run.last}'. The same command with --resume continues."
+            )
+
+
+def _last_synchronises(network: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+    """Only the last part of a step averages gradients over processes: once is enough."""
+    if is_last or not isinstance(network, DistributedDataParallel):
+        return nullcontext()
+    return network.no_sync()
