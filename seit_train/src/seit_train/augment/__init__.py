@@ -1,0 +1,1 @@
+"""Augmentations of token grids, batched on the device; one file a kind, found by name."""

@@ -1,0 +1,216 @@
+"""Compose: the augmentation policy that a recipe writes down, made for a store and run.
+
+A policy is a list of one-key mappings, name to options, in the order in which they run:
+
+    [{eda: {}}, {random_resized_crop: {scale: [0.2, 1.0]}}, {emb_noise: {p: 0.5}}, {cutmix: {}}]
+
+It starts from ranks. They are embedded before the first augmentation that needs vectors, and at
+the end brought to what the model takes: embedded, or turned back into the nearest ranks. An entry
+`one_of` draws one of several policies for the whole batch:
+
+    {one_of: {p: [0.75, 0.25], of: [{emb_noise: {}}, {color_adapt: {}}]}}
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, cast
+
+import torch
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from seit_train.augment.base import AnyAugmentation, Augmentation, Embedder, Surroundings, View
+from seit_train.augment.crop import center_crop
+from seit_train.config import Settings, Share
+from tokenstore.errors import TrainingError, UnknownName, UsageError
+from tokenstore.registry import find, names
+
+_PACKAGE = "seit_train.augment"
+
+
+def _checked(entries: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    for entry in entries:
+        parse_entry(entry)
+    return entries
+
+
+# The type of a recipe's `augment` key. It stays as it was written, and is checked when read.
+PolicyEntries = Annotated[tuple[dict[str, Any], ...], AfterValidator(_checked)]
+
+
+class OneOfOptions(Settings):
+    """Which policies are drawn from, and how often each; what is missing to 1 is "none"."""
+
+    p: tuple[Share, ...]
+    of: Annotated[PolicyEntries, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if len(self.p) != len(self.of) or sum(self.p) > 1 + 1e-6:
+            raise ValueError(
+                f"one_of has {len(self.of)} entries and needs as many chances that sum to at most "
+                f"1, got {list(self.p)}"
+            )
+        return self
+
+
+class OneOf(Augmentation[OneOfOptions]):
+    """One draw for the whole batch among augmentations of grids that keep their size.
+
+    All of them are computed and one is taken, so that the host need not know which.
+    """
+
+    space = "grid"
+    Options = OneOfOptions
+
+    def __init__(self, options: OneOfOptions, around: Surroundings) -> None:
+        super().__init__(options, around)
+        self.members = nn.ModuleList(make_augmentation(entry, around) for entry in options.of)
+        for member in self.members:
+            member = cast(AnyAugmentation, member)
+            if member.space == "ranks" or member.size != around.size:
+                raise TrainingError(
+                    "one_of chooses among augmentations of vectors that keep the grid's size; "
+                    f"{type(member).__name__} is none"
+                )
+
+    def forward(self, view: View, rng: torch.Generator) -> View:
+        """Float32 [B,d,h,w] -> the same shape."""
+        lot = torch.rand((), generator=rng, device=view.tokens.device)
+        result, below = view, 0.0
+        for p, member in zip(self.options.p, self.members, strict=True):
+            drawn = (lot >= below) & (lot < below + p)
+            result = _either(drawn, member(view, rng), result)
+            below += p
+        return result
+
+
+class Policy(nn.Module):
+    """A list of augmentations made for one store: ranks in, what the model takes out."""
+
+    def __init__(
+        self,
+        entries: Sequence[Mapping[str, Any]],
+        grid: tuple[int, int],
+        codebook: Tensor | None,
+        embed: Embedder | None,
+        output: Literal["ranks", "grid"],
+    ) -> None:
+        """Make every augmentation, and refuse an order that cannot work.
+
+        Args:
+            entries: as a recipe writes them.
+            grid: (h, w) of the store's ranks.
+            codebook: float32 [K,d] in rank order, or None.
+            embed: of the same codebook, or None.
+            output: what the model takes.
+
+        Raises:
+            TrainingError: an augmentation needs a codebook that the store does not have, or
+                works on ranks and comes after one that works on vectors.
+        """
+        super().__init__()
+        self.embed, self.output, self.size = embed, output, grid
+        members, space = [], "ranks"
+        for entry in entries:
+            member = make_augmentation(entry, Surroundings(self.size, codebook))
+            name = next(iter(entry))
+            if member.space == "ranks" and space == "grid":
+                raise TrainingError(
+                    f"{name} works on ranks, so in the augment list it must come before those "
+                    "that work on vectors"
+                )
+            space = "grid" if member.space == "grid" else space
+            self._refuse_without_codebook(name, space)
+            self.size = member.size
+            members.append(member)
+        self._refuse_without_codebook("the model's codebook embedding", output)
+        self.members = nn.ModuleList(members)
+
+    def _refuse_without_codebook(self, name: str, space: str) -> None:
+        if space == "grid" and self.embed is None:
+            raise TrainingError(
+                f"{name} works on codebook vectors, and this store has no codebook. Import it "
+                "again with --codebook FILE, or use random_crop and model.embedding=ids."
+            )
+
+    def forward(self, ranks: Tensor, targets: Tensor | None, rng: torch.Generator) -> View:
+        """Int64 [B,*grid] -> ranks int64 [B,*size] or vectors float32 [B,d,*size], and targets.
+
+        Runs in float32 whatever the caller's autocast says: ranks are found by small differences.
+        """
+        view = View(ranks, targets)
+        with torch.no_grad(), torch.autocast(ranks.device.type, enabled=False):
+            for member in self.members:
+                if cast(AnyAugmentation, member).space == "grid":
+                    view = view._replace(tokens=self._as(view.tokens, "grid"))
+                view = member(view, rng)
+            return view._replace(tokens=self._as(view.tokens, self.output))
+
+    def plain(self, ranks: Tensor) -> Tensor:
+        """The centre crop of evaluation, in the size and space that `forward` has."""
+        with torch.autocast(ranks.device.type, enabled=False):
+            return self._as(center_crop(ranks, self.size), self.output)
+
+    def _as(self, tokens: Tensor, space: Literal["ranks", "grid"]) -> Tensor:
+        is_grid = tokens.ndim == 4
+        if self.embed is None or is_grid == (space == "grid"):
+            return tokens
+        return self.embed.nearest(tokens) if is_grid else self.embed(tokens)
+
+
+def make_augmentation(entry: Mapping[str, Any], around: Surroundings) -> AnyAugmentation:
+    """`{"emb_noise": {"p": 0.5}}` -> that augmentation.
+
+    Raises:
+        UnknownName: no augmentation of that name, or it has no such option.
+        UsageError: the entry is no one-key mapping, or an option has a wrong value.
+        TrainingError: the options do not fit the store.
+    """
+    kind, options = parse_entry(entry)
+    return kind(options, around)
+
+
+def parse_entry(entry: Mapping[str, Any]) -> tuple[type[AnyAugmentation], Settings]:
+    """The class and the checked options that an entry of a policy stands for.
+
+    Raises:
+        UnknownName: no augmentation of that name, or it has no such option.
+        UsageError: the entry is no one-key mapping, or an option has a wrong value.
+    """
+    if len(entry) != 1 or not isinstance(next(iter(entry.values())), Mapping | None):
+        raise UsageError(
+            f"an entry of augment is one name with its options, such as {{emb_noise: {{p: 0.5}}}}, "
+            f"not {dict(entry)}"
+        )
+    name, options = next(iter(entry.items()))
+    kind = _kind(name)
+    try:
+        return kind, kind.Options.model_validate(dict(options or {}))
+    except ValidationError as error:
+        raise _explain(error, name, kind.Options) from None
+
+
+def _kind(name: str) -> type[AnyAugmentation]:
+    if name == "one_of":
+        return OneOf
+    known = {"one_of", *(n.replace("-", "_") for n in names(_PACKAGE))}
+    if name not in known:
+        raise UnknownName("augmentation", name, known)
+    return cast(type[AnyAugmentation], find(_PACKAGE, name.replace("_", "-")))
+
+
+def _explain(error: ValidationError, name: str, options: type[Settings]) -> UsageError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return UnknownName(f"option of {name}", place, options.model_fields)
+    message = first["msg"].removeprefix("Value error, ")
+    return UsageError(f"augmentation {name}: {place or 'options'}: {message}")
+
+
+def _either(drawn: Tensor, chosen: View, otherwise: View) -> View:
+    """One of two views of a batch, by a 0-d bool on its device."""
+    targets = otherwise.targets
+    if chosen.targets is not None and targets is not None:
+        targets = torch.where(drawn, chosen.targets, targets)
+    return View(torch.where(drawn, chosen.tokens, otherwise.tokens), targets)

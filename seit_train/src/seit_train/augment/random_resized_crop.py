@@ -1,0 +1,60 @@
+"""Token-RRC: a random part of the grid, resized bicubically to a fixed size (SeiT section 3.2).
+
+SeiT defines it on one-hot ids. Interpolation is linear, so it is the same on embedded grids, which
+have d channels instead of K.
+"""
+
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from seit_train.augment.base import Augmentation, Surroundings, View, output_sizes
+from seit_train.augment.crop import CropSize, draw_boxes, resize_boxes
+from seit_train.config import Settings
+
+
+class ResizedCropOptions(Settings):
+    """Which boxes are cut, and to what size they are brought.
+
+    Attributes:
+        size: rows and columns that come out; 7/8 of the grid where it is not given.
+        scale: smallest and largest area of a box, as shares of the grid.
+        ratio: narrowest and widest shape of a box, width by height.
+    """
+
+    size: CropSize = None
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
+        0.08,
+        1.0,
+    )
+    ratio: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.scale[0] > self.scale[1] or self.ratio[0] > self.ratio[1]:
+            raise ValueError(
+                f"scale and ratio are [smallest, largest], got {self.scale} and {self.ratio}"
+            )
+        return self
+
+
+class RandomResizedCrop(Augmentation[ResizedCropOptions]):
+    """Cut a random box out of each image and resize it."""
+
+    space = "grid"
+    Options = ResizedCropOptions
+
+    def __init__(self, options: ResizedCropOptions, around: Surroundings) -> None:
+        super().__init__(options, around)
+        self.size = output_sizes(options.size, around.size)
+
+    def forward(self, view: View, rng: torch.Generator) -> View:
+        """Float32 [B,d,h,w] -> [B,d,*size]."""
+        grid = view.tokens
+        rows, columns = grid.shape[-2:]
+        boxes = draw_boxes(len(grid), (rows, columns), self.options.scale, self.options.ratio, rng)
+        return view._replace(tokens=resize_boxes(grid, boxes, self.size))
+
+
+PLUGIN = RandomResizedCrop

@@ -1,0 +1,153 @@
+"""The token ViT: a Vision Transformer (DeiT sizes) whose patches are windows of a token grid.
+
+Fed by a stem, with a class token that is kept and a head that reads the mean of the patch tokens
+*before* the final norm, as SeiT does. The encoder of masked token modelling is this same class
+without a head, so that its weights carry over by name. timm's `Block` does the work.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from timm.layers import LayerNorm, trunc_normal_
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from seit_train.models.stem import StemAdapter, count_positions
+
+_Positive = Annotated[int, Field(gt=0)]
+
+
+class VitConfig(BaseModel):
+    """Size of a transformer and its stochastic depth.
+
+    Attributes:
+        width: channels of a token.
+        depth: number of blocks.
+        heads: attention heads of a block; they share the width.
+        mlp_ratio: hidden width of a block's MLP in widths.
+        drop_path: chance that the last block is skipped for an image; earlier ones linearly less.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: _Positive = 384
+    depth: _Positive = 12
+    heads: _Positive = 6
+    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+# Published sizes (DeiT, Touvron et al. 2021, Table 1): width, depth, heads.
+VIT_SIZES: dict[str, VitConfig] = {
+    "vit-ti": VitConfig(width=192, depth=12, heads=3),
+    "vit-s": VitConfig(width=384, depth=12, heads=6),
+    "vit-b": VitConfig(width=768, depth=12, heads=12),
+}
+
+
+class TokenViT(nn.Module):
+    """A ViT over the tokens of a stem. Parameter names are timm's: `blocks.0.attn.qkv.weight`.
+
+    All norms are timm's `LayerNorm`, whose epsilon is 1e-6.
+    """
+
+    def __init__(
+        self,
+        stem: StemAdapter,
+        grid: tuple[int, int],
+        config: VitConfig,
+        *,
+        classes: int = 0,
+        fixed_positions: bool = False,
+    ) -> None:
+        """Make a freshly initialised ViT.
+
+        Args:
+            stem: what turns a grid into tokens of `config.width` channels.
+            grid: (h, w) of the grids that the stem is fed.
+            config: its size.
+            classes: outputs of the head; 0 makes an encoder without a head.
+            fixed_positions: 2-D sin-cos positions that do not train, instead of learned ones.
+        """
+        super().__init__()
+        width, depth = config.width, config.depth
+        self.positions = count_positions(stem.stem, grid)
+        self.patch_embed = stem
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        if fixed_positions:
+            self.register_buffer("pos_embed", sincos_positions(self.positions, width))
+        else:
+            places = 1 + self.positions[0] * self.positions[1]
+            self.pos_embed = nn.Parameter(torch.zeros(1, places, width))
+        rates = torch.linspace(0, config.drop_path, depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                qkv_bias=True,
+                drop_path=rate,
+            )
+            for rate in rates
+        )
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, classes) if classes else nn.Identity()
+        init_transformer(self)
+
+    def tokenize(self, tokens: Tensor) -> Tensor:
+        """A batch as the stem takes it -> float [B,N,width], positions not yet added."""
+        embedded: Tensor = self.patch_embed(tokens)
+        return embedded
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Patch tokens with their positions, any number of them: [B,n,width] -> [B,1+n,width].
+
+        The class token comes first. The final norm is not applied.
+        """
+        first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
+        encoded = torch.cat([first.expand(len(patches), -1, -1), patches], dim=1)
+        for block in self.blocks:
+            encoded = block(encoded)
+        return encoded
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """A batch as the stem takes it -> float [B,classes] (or [B,width] without a head)."""
+        patches = self.tokenize(tokens)
+        encoded = self.encode(patches + self.pos_embed[:, 1:].to(patches.dtype))
+        pooled = self.norm(encoded[:, 1:].mean(dim=1))
+        logits: Tensor = self.head(pooled)
+        return logits
+
+
+def init_transformer(model: nn.Module) -> None:
+    """Normal of deviation 0.02 for matrices and learned tokens, zero biases (DeiT, BERT)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("cls_token", "pos_embed", "mask_token", "pad_token")):
+            trunc_normal_(parameter, std=0.02)
+
+
+def sincos_positions(positions: tuple[int, int], width: int) -> Tensor:
+    """Fixed 2-D sin-cos table, float32 [1,1+N,width]; row 0, the class token's, is zero (MAE)."""
+    table = build_sincos2d_pos_embed(list(positions), width)
+    return torch.cat([torch.zeros(1, width), table.float()])[None]
+
+
+def layer_of(parameter: str, depth: int) -> int:
+    """Depth of a ViT's parameter for layer-wise decay, grouped as timm does.
+
+    0 is stem, class token and positions; block i is i + 1, and the final norm goes with the last
+    block; the head is depth + 1. A leading `encoder.` is ignored.
+    """
+    name = parameter.removeprefix("encoder.")
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    if name.startswith("norm."):
+        return depth
+    return 0 if name.startswith(("patch_embed", "cls_token", "pos_embed")) else depth + 1
