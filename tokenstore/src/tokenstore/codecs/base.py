@@ -40,6 +40,17 @@ class Payloads(NamedTuple):
     data: Bytes
     ends: Offsets
 
+    @classmethod
+    def joined(cls, payloads: "list[bytes]") -> "Payloads":
+        """Payloads that were made one by one."""
+        ends = np.cumsum([len(payload) for payload in payloads], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(payloads), np.uint8), ends)
+
+    @property
+    def starts(self) -> Offsets:
+        """Where each payload begins, int64 [n]."""
+        return np.concatenate([np.zeros(1, np.int64), self.ends])[:-1]
+
 
 class CodecSpec(NamedTuple):
     """What a codec must know of a store beside its tables."""

@@ -1,0 +1,192 @@
+"""Codec `zstd`, the default: a grid's escape code as one zstd frame, with a trained dictionary.
+
+    record payload = zstd frame without its magic number (4 bytes):
+        descriptor      1 byte: 0x20, 0x60 or 0xA0: single segment, no checksum, no dictionary id
+        content size    1, 2 or 4 bytes, as the zstd format has it
+        blocks          of the grid's escape code
+
+    tables = {"dictionary": uint8 [bytes]}, a zstd dictionary; absent where none pays for itself
+
+Any zstd library reads a payload: put the bytes 28 b5 2f fd before it, or ask for the format
+"magicless". The check beside the record replaces zstd's own.
+"""
+
+from typing import ClassVar, Self
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from tokenstore.codecs.base import Bytes, Codec, CodecSpec, Offsets, Payloads, Ranks, Tables
+from tokenstore.codecs.escape import escape, longest, unescape
+from tokenstore.compiled import compiled
+from tokenstore.errors import CodecError
+
+LEVEL = 19
+MAGIC = np.frombuffer(b"\x28\xb5\x2f\xfd", np.uint8)
+DICTIONARY_SIZES = (4096, 16384, 65536)
+LARGEST_SAMPLE = 8192  # grids; more do not change a dictionary of this size
+
+
+class Zstd(Codec):
+    """A zstd frame an image, with what images share in one dictionary."""
+
+    name: ClassVar[str] = "zstd"
+
+    def __init__(self, spec: CodecSpec, dictionary: bytes = b"") -> None:
+        """Make the codec with the bytes of a trained dictionary; empty for none.
+
+        Raises:
+            CodecError: the bytes are no zstd dictionary.
+        """
+        super().__init__(spec)
+        self._bytes = dictionary
+        self._dictionary = _dictionary(dictionary)
+        try:
+            self._decompressor().decompress(_frames([b""], self._dictionary)[0])
+        except zstandard.ZstdError as error:
+            raise CodecError(f"the dictionary of codec zstd is damaged: {error}") from error
+
+    @classmethod
+    def fit(cls, sample: Ranks, spec: CodecSpec) -> Self:
+        """Train dictionaries of several sizes and keep the one that saves most, or none.
+
+        A dictionary is judged by what it saves on grids that it was not trained on, against its
+        own size; then it is trained again on all of them.
+        """
+        codec = cls(spec)
+        codec.check_ranks(sample)
+        grids = codec._escaped(sample[:: -(-len(sample) // LARGEST_SAMPLE) or 1])
+        learn, judge = grids[::2], grids[1::2]
+        best_size, best_cost = 0, 2 * _total(judge, None)
+        for size in DICTIONARY_SIZES:
+            trained = _train(learn, size)
+            cost = len(trained) + 2 * _total(judge, _dictionary(trained))
+            if trained and cost < best_cost:
+                best_size, best_cost = size, cost
+        return cls(spec, _train(grids, best_size)) if best_size else codec
+
+    @classmethod
+    def from_tables(cls, tables: Tables, spec: CodecSpec) -> Self:
+        """See `Codec.from_tables`."""
+        if not tables:
+            return cls(spec)
+        dictionary = tables.get("dictionary")
+        if set(tables) != {"dictionary"} or dictionary is None or dictionary.dtype != np.uint8:
+            raise CodecError(f"codec zstd expects a table 'dictionary', found {sorted(tables)}")
+        return cls(spec, dictionary.tobytes())
+
+    def tables(self) -> dict[str, NDArray[np.generic]]:
+        """The dictionary, if there is one."""
+        if not self._bytes:
+            return {}
+        return {"dictionary": np.frombuffer(self._bytes, np.uint8)}
+
+    def encode(self, ranks: Ranks) -> Payloads:
+        """See `Codec.encode`."""
+        self.check_ranks(ranks)
+        frames = _frames(self._escaped(ranks), self._dictionary)
+        return Payloads.joined([frame[len(MAGIC) :] for frame in frames])
+
+    def decode(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
+        """See `Codec.decode`: one call into zstd for the whole batch, which releases the GIL."""
+        if not len(starts):
+            return
+        rows = out.reshape(len(out), self._tokens)
+        segments = np.empty((len(starts), 2), np.uint64)  # offset, length: as zstandard wants them
+        segments[:, 1] = ends - starts + len(MAGIC)
+        segments[:, 0] = np.cumsum(segments[:, 1]) - segments[:, 1]
+        frames = np.empty(int(segments[:, 1].sum()), np.uint8)
+        sizes = np.empty(len(starts), np.int64)
+        limit = longest(self._tokens, self.spec.vocabulary_size)
+        bad = _add_magic(data, starts, ends, limit, frames, sizes)
+        if bad >= 0:
+            raise CodecError(f"row {bad} does not begin like a zstd frame of at most {limit} bytes")
+        grids = zstandard.BufferWithSegments(frames, segments)
+        try:
+            whole = b"".join(self._decompressor().multi_decompress_to_buffer(grids, threads=1))
+        except zstandard.ZstdError as error:
+            raise CodecError(f"a zstd frame is damaged: {error}") from error
+        stops = np.cumsum(sizes)
+        escaped = np.frombuffer(whole, np.uint8)
+        bad = unescape(escaped, stops - sizes, stops, self.spec.vocabulary_size, rows)
+        if bad >= 0:
+            raise CodecError(f"row {bad} is no escape code of {self._tokens} ranks")
+
+    @property
+    def _tokens(self) -> int:
+        return int(np.prod(self.spec.grid))
+
+    def _escaped(self, ranks: Ranks) -> list[bytes]:
+        """The escape code of every grid."""
+        escaped, ends = escape(ranks.reshape(len(ranks), self._tokens))
+        return [grid.tobytes() for grid in np.split(escaped, ends[:-1])] if len(ranks) else []
+
+    def _decompressor(self) -> zstandard.ZstdDecompressor:
+        """A new one, since one must not serve two threads at a time; making it is cheap."""
+        return zstandard.ZstdDecompressor(dict_data=self._dictionary)
+
+
+def _dictionary(content: bytes) -> zstandard.ZstdCompressionDict | None:
+    if not content:
+        return None
+    return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)
+
+
+def _train(grids: list[bytes], size: int) -> bytes:
+    """A dictionary of at most `size` bytes, or b"" where the grids are too few or too alike."""
+    try:
+        return zstandard.train_dictionary(size, grids, level=LEVEL).as_bytes()
+    except zstandard.ZstdError:
+        return b""
+
+
+def _frames(grids: list[bytes], dictionary: zstandard.ZstdCompressionDict | None) -> list[bytes]:
+    """One zstd frame a grid, with content size, without checksum and dictionary id."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        LEVEL,
+        source_size=max(map(len, grids), default=1),
+        write_content_size=True,
+        write_checksum=False,
+        write_dict_id=False,
+    )
+    compressor = zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters)
+    return [compressor.compress(grid) for grid in grids]
+
+
+def _total(grids: list[bytes], dictionary: zstandard.ZstdCompressionDict | None) -> int:
+    return sum(map(len, _frames(grids, dictionary)))
+
+
+@compiled
+def _add_magic(
+    data: Bytes, starts: Offsets, ends: Offsets, limit: int, frames: Bytes, sizes: Offsets
+) -> int:
+    """Copy payloads behind magic numbers and read their content sizes; the first bad row or -1."""
+    at = 0
+    for row in range(len(starts)):
+        payload = data[starts[row] : ends[row]]
+        if len(payload) < 5:
+            return row
+        if payload[0] == 0x20:
+            size = np.int64(payload[1])
+        elif payload[0] == 0x60:
+            size = 256 + (np.int64(payload[1]) | np.int64(payload[2]) << 8)
+        elif payload[0] == 0xA0:
+            size = np.int64(payload[1]) | np.int64(payload[2]) << 8
+            size |= np.int64(payload[3]) << 16 | np.int64(payload[4]) << 24
+        else:
+            return row
+        if size > limit:
+            return row
+        sizes[row] = size
+        frames[at] = 0x28
+        frames[at + 1] = 0xB5
+        frames[at + 2] = 0x2F
+        frames[at + 3] = 0xFD
+        frames[at + 4 : at + 4 + len(payload)] = payload
+        at += 4 + len(payload)
+    return -1
+
+
+PLUGIN = Zstd

@@ -1,0 +1,361 @@
+"""The manifest: the one JSON file that makes a store whole and self-describing.
+
+It is written last, so its existence means that everything it lists is there. Loading is validating:
+format number first, then required features, the hash, byte equality with the canonical form, every
+field, and the sums and references between fields. The bytes on disk are canonical JSON (sorted
+keys, no spaces, UTF-8) whose last member `hash` is the SHA-256 of the rest, then one newline.
+This module opens no shard; docs/format.md is its normative text.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace
+from tokenstore.storage import Storage
+
+FORMAT = 0
+BLOCK = 1024
+NAME = "manifest.json"
+# What a manifest may require beyond rank grids [h, w]; codecs are asked of the registry by name.
+FEATURES = frozenset({"label", "key", "mask", "meta", "view", "channels"})
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Dimension = Annotated[int, Field(ge=1, le=65536)]
+# No separator, no leading dot: nothing that a manifest names can lie outside its store.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=100)]
+
+
+class Entry(BaseModel):
+    """What every part of a manifest shares: immutable, exact types, no unknown members."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FileEntry(Entry):
+    """One file of the store: its name, length and SHA-256."""
+
+    name: FileName
+    bytes: Count
+    sha256: Sha256
+
+
+class TokenizerEntry(Entry):
+    """What made the ids: registry name, settings, SHA-256 of the weights."""
+
+    name: str
+    config: dict[str, JsonValue]
+    weights: Sha256 | None
+
+
+class VocabularyEntry(Entry):
+    """The ids that occur: `entropy` is the order-0 entropy of a token in bits."""
+
+    file: FileEntry
+    size: Dimension
+    dimension: Dimension | None
+    entropy: Annotated[float, Field(ge=0, le=16)]
+
+
+class TableSet(Entry):
+    """A codec with its shared tables, for ranks below `vocabulary_size`."""
+
+    codec: Word
+    vocabulary_size: Dimension
+    file: FileEntry | None
+
+
+class Column(Entry):
+    """One column of a split; see docs/format.md for what each kind means on disk."""
+
+    name: Literal["ranks", "label", "key", "mask", "meta", "view"]
+    kind: Literal["records", "fixed", "packed"]
+    dtype: Literal["<u1", "<u2", "<u4"] | None
+
+    @model_validator(mode="after")
+    def _kind_of_name(self) -> Self:
+        if self.kind != KINDS[self.name]:
+            raise ValueError(f"column '{self.name}' is of kind '{KINDS[self.name]}'")
+        if (self.dtype is None) == (self.kind == "fixed"):
+            raise ValueError(f"column '{self.name}' of kind '{self.kind}' has dtype {self.dtype}")
+        return self
+
+
+KINDS = {
+    "ranks": "records",
+    "label": "fixed",
+    "key": "packed",
+    "mask": "records",
+    "meta": "packed",
+    "view": "fixed",
+}
+
+
+class ShardEntry(Entry):
+    """One tar of blocks with its index; `tables` is its place in `table_sets`."""
+
+    count: Annotated[int, Field(ge=1, lt=2**63)]
+    tables: Count
+    shard: FileEntry
+    index: FileEntry
+
+
+class SplitEntry(Entry):
+    """The samples of one split; `source_bytes` is the size of the image files they came from."""
+
+    count: Count
+    source_bytes: Count
+    columns: tuple[Column, ...]
+    shards: tuple[ShardEntry, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [column.name for column in self.columns]
+        if names[:1] != ["ranks"] or len(set(names)) != len(names):
+            raise ValueError(f"columns {names} must be distinct and begin with 'ranks'")
+        total = sum(shard.count for shard in self.shards)
+        if total != self.count:
+            raise ValueError(f"count is {self.count}, but the shards hold {total} samples")
+        return self
+
+
+class SourceEntry(Entry):
+    """Where the images came from: kind of source, SHA-256 of its listing."""
+
+    kind: str
+    listing: Sha256
+
+
+class OrderEntry(Entry):
+    """How samples were ordered: the rule's name and its seed."""
+
+    rule: str
+    seed: int | None
+
+
+class RejectsEntry(Entry):
+    """Images that were refused; a parquet file lists them where there are any."""
+
+    count: Count
+    file: FileEntry | None
+
+
+class Manifest(Entry):
+    """A store: everything a reader must know before it touches another file."""
+
+    format: Literal[0] = FORMAT
+    requires: tuple[str, ...] = ()
+    version: Annotated[int, Field(ge=0, lt=10**6)] = 0
+    parent: Sha256 | None = None
+    tokenizer: TokenizerEntry
+    preprocess: dict[str, JsonValue]
+    grid: Annotated[tuple[Dimension, ...], Field(min_length=2, max_length=3)]
+    vocabulary: VocabularyEntry
+    table_sets: tuple[TableSet, ...]
+    block: Annotated[int, Field(ge=1, le=65536)] = BLOCK
+    splits: dict[Word, SplitEntry]
+    classes: tuple[str, ...] | None
+    source: SourceEntry
+    order: OrderEntry
+    rejects: RejectsEntry
+    plan: Sha256 | None = None  # of the build that made the store; None for an import
+    hash: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _splits_refer_to_what_is_there(self) -> Self:
+        for name, split in self.splits.items():
+            highest = max((shard.tables for shard in split.shards), default=-1)
+            if highest >= len(self.table_sets):
+                known = len(self.table_sets)
+                raise ValueError(f"split '{name}' uses table set {highest} of {known}")
+            if self.classes is None and any(column.name == "label" for column in split.columns):
+                raise ValueError(f"split '{name}' has labels, but the store names no classes")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        widest = max((tables.vocabulary_size for tables in self.table_sets), default=0)
+        if widest > self.vocabulary.size:
+            raise ValueError(
+                f"a table set covers {widest} ranks, the vocabulary has {self.vocabulary.size}"
+            )
+        if (self.version == 0) != (self.parent is None):
+            raise ValueError(f"version {self.version} has parent {self.parent}")
+        name, times = Counter(file.name for file in self.files()).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"file '{name}' is listed {times} times")
+        return self
+
+    def files(self) -> list[FileEntry]:
+        """Every file that the store needs besides the manifests, in the order of the manifest."""
+        single = [self.vocabulary.file, *(tables.file for tables in self.table_sets)]
+        files = [file for file in (*single, self.rejects.file) if file is not None]
+        for split in self.splits.values():
+            files += [file for shard in split.shards for file in (shard.shard, shard.index)]
+        return files
+
+    def features(self) -> set[str]:
+        """What a reader must know to read this store; `requires` lists exactly these."""
+        columns = {column.name for split in self.splits.values() for column in split.columns}
+        return columns - {"ranks"} | ({"channels"} if len(self.grid) == 3 else set())
+
+    def sealed(self) -> "Manifest":
+        """This manifest with `requires` and `hash` filled in, ready to be written."""
+        complete = self.model_copy(update={"requires": tuple(sorted(self.features()))})
+        return complete.model_copy(update={"hash": _sha256(_canonical(complete.model_dump()))})
+
+
+def columns_for(
+    classes: int | None, *, keys: bool, masks: bool = False, meta: bool = False, views: bool = False
+) -> tuple[Column, ...]:
+    """The columns of a split with these contents; labels take the narrowest width for `classes`."""
+    columns = [Column(name="ranks", kind="records", dtype=None)]
+    if classes is not None:
+        columns.append(Column(name="label", kind="fixed", dtype=label_dtype(classes)))
+    for name, wanted in (("key", keys), ("mask", masks), ("meta", meta)):
+        if wanted:
+            columns.append(Column(name=name, kind=KINDS[name], dtype=None))
+    if views:
+        columns.append(Column(name="view", kind="fixed", dtype="<u2"))
+    return tuple(columns)
+
+
+def label_dtype(classes: int) -> Literal["<u1", "<u2", "<u4"]:
+    """256 -> "<u1", 257 -> "<u2"."""
+    if classes <= 1 << 8:
+        return "<u1"
+    return "<u2" if classes <= 1 << 16 else "<u4"
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The bytes of a sealed manifest as they stand on disk."""
+    rest = _canonical(manifest.model_dump())
+    return rest[:-1] + f',"hash":"{manifest.hash}"}}\n'.encode()
+
+
+def parse_manifest(content: bytes, place: str) -> Manifest:
+    """Validate the bytes of a manifest.
+
+    Raises:
+        FormatTooNew: a newer format number, or a required feature that is not known here.
+        ManifestError: anything else that is wrong; names the field.
+    """
+    try:
+        raw = json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{place} is no JSON ({error}); it is cut short or damaged") from error
+    if not isinstance(raw, dict):
+        raise ManifestError(f"{place} holds a {type(raw).__name__}, expected a JSON object")
+    _check_format(raw, place)
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise ManifestError(_first_complaint(error, place)) from error
+    sealed = manifest.sealed()
+    if manifest.hash != sealed.hash:
+        raise ManifestError(
+            f"{place} says its hash is {manifest.hash}, expected {sealed.hash}; it is damaged"
+        )
+    if dump_manifest(sealed) != content:
+        raise ManifestError(f"{place} is not in canonical form; it was edited or damaged")
+    return manifest
+
+
+def load_manifest(storage: Storage) -> Manifest:
+    """Read and validate the manifest of a store.
+
+    Raises:
+        NotAStore: there is no manifest.
+        FormatTooNew: see `parse_manifest`.
+        ManifestError: see `parse_manifest`.
+    """
+    try:
+        content = storage.read(NAME)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotAStore(
+            f"'{storage.url}' is no token store: it has no {NAME}. "
+            "If a build was interrupted, run the same command again to continue it."
+        ) from error
+    return parse_manifest(content, f"{storage.url}/{NAME}")
+
+
+def publish(storage: Storage, manifest: Manifest) -> Manifest:
+    """Make a store whole: commit the manifest's version, then point `manifest.json` at it.
+
+    Every file that the manifest lists must already be written. Returns the sealed manifest.
+
+    Raises:
+        PublishRace: this version exists with other content.
+    """
+    sealed = manifest.sealed()
+    content = dump_manifest(sealed)
+    parse_manifest(content, "the manifest to be published")
+    version = version_name(sealed.version)
+    try:
+        storage.create_new(version, content)
+    except FileExistsError as error:
+        if storage.read(version) != content:
+            raise PublishRace(
+                f"{storage.url}/{version} was published by somebody else. "
+                "Open the store as it is now, and repeat the change on top of it."
+            ) from error
+    storage.create(NAME, content)
+    return sealed
+
+
+def version_name(version: int) -> str:
+    """3 -> "manifests/000003.json"."""
+    return f"manifests/{version:06d}.json"
+
+
+def _check_format(raw: dict[str, Any], place: str) -> None:
+    found = raw.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        raise FormatTooNew(
+            f"{place} has format {found}, this version of tokenstore reads format {FORMAT}. "
+            "Install a newer tokenstore."
+        )
+    if found != FORMAT or isinstance(found, bool):
+        raise ManifestError(f"{place}: format is {found!r}, expected {FORMAT}")
+    requires = raw.get("requires")
+    unknown = [name for name in requires if name not in FEATURES] if _strings(requires) else []
+    if unknown:
+        raise FormatTooNew(
+            f"{place} requires {', '.join(unknown)}, this version of tokenstore knows "
+            f"{', '.join(sorted(FEATURES))}. Install a newer tokenstore."
+        )
+
+
+def _strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _first_complaint(error: ValidationError, place: str) -> str:
+    """One sentence from pydantic's list: field, value, expectation."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"])) or "the whole"
+    value = repr(first["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{place}: {field} is {shown}: {first['msg']}"
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    """Sorted keys, no spaces, UTF-8, without the member `hash`."""
+    rest = {name: value for name, value in fields.items() if name != "hash"}
+    text = json.dumps(
+        rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

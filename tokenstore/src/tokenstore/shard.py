@@ -1,0 +1,242 @@
+"""A shard: a plain tar (ustar) whose samples are blocks of images, with an index beside it.
+
+    000000.ranks  000000.label  000000.key ...   000001.ranks ...   two zero blocks of 512 bytes
+
+The number is the block's within the shard; the members of a block stand together in the order of
+the split's columns, with times and owners zero and mode 0644. `tar tf` and webdataset read it.
+This module moves bytes and checks them; what they mean is for `columns` and the codecs to say.
+"""
+
+import functools
+import hashlib
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from tokenstore import checks
+from tokenstore.columns import packed_strings
+from tokenstore.errors import CodecError, CorruptRecord, CorruptStore
+from tokenstore.index import BlockBytes, IndexPlace, IndexReader, index_bytes
+from tokenstore.manifest import Column, ShardEntry
+from tokenstore.storage import Fetched, Storage
+
+TAR_BLOCK = 512
+END = bytes(2 * TAR_BLOCK)
+LARGEST_BLOCK = 2**32 - 1  # ends are <u4
+
+Bytes = NDArray[np.uint8]
+Offsets = NDArray[np.int64]
+NO_TABLES = checks.salt(None)
+
+
+class ColumnBytes(NamedTuple):
+    """One column of one block: its bytes, and where each record ends if it has records."""
+
+    content: bytes
+    ends: Offsets | None
+
+
+class ShardWriter:
+    """Appends blocks to a tar; the caller opens and closes the file."""
+
+    def __init__(self, file: BinaryIO, columns: Sequence[Column], block: int, first: int) -> None:
+        """Begin a shard whose first sample has the number `first` in its split."""
+        self._file = file
+        self._columns = columns
+        self._block = block
+        self._first = first
+        self._blocks: list[list[BlockBytes]] = []
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+
+    def append(self, contents: Sequence[ColumnBytes]) -> None:
+        """Add a block: the bytes of each column, in the order of the columns.
+
+        Raises:
+            CodecError: a column of the block is larger than its index can tell.
+        """
+        parts = []
+        for column, (content, ends) in zip(self._columns, contents, strict=True):
+            if len(content) > LARGEST_BLOCK:
+                raise CodecError(
+                    f"a block of '{column.name}' has {len(content)} bytes, at most "
+                    f"{LARGEST_BLOCK} fit; choose a smaller block"
+                )
+            member = tarfile.TarInfo(f"{len(self._blocks):06d}.{column.name}")
+            member.size, member.mode = len(content), 0o644
+            self._write(member.tobuf(tarfile.USTAR_FORMAT))
+            ends32 = None if ends is None else ends.astype("<u4")
+            digest = xxhash.xxh3_64_intdigest(content)
+            parts.append(BlockBytes(self.bytes, len(content), digest, ends32))
+            self._write(content)
+            self._write(bytes(-len(content) % TAR_BLOCK))
+        self._blocks.append(parts)
+
+    def finish(self) -> bytes:
+        """End the tar; returns the bytes of its index."""
+        self._write(END)
+        return index_bytes(self._columns, self._block, self._first, self._blocks)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything written so far."""
+        return self._hash.hexdigest()
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._hash.update(content)
+        self.bytes += len(content)
+
+
+@dataclass(frozen=True)
+class ShardPlace:
+    """Which shard: where it lies, what the manifest says of it, and its place in the split."""
+
+    storage: Storage
+    split: str
+    shard: ShardEntry
+    columns: tuple[Column, ...]
+    block: int
+    first: int
+    tables: str | None
+
+
+class ShardReader:
+    """Records and blocks of one shard, every byte checked before it is used. Thread-safe."""
+
+    def __init__(self, place: ShardPlace) -> None:
+        """Check lengths and the header of the index.
+
+        Raises:
+            CorruptStore: the shard or its index is missing, cut or of another store.
+        """
+        self._place = place
+        self.url = f"{place.storage.url}/{place.shard.shard.name}"
+        self.tables = place.shard.tables
+        self.first = place.first
+        self._check_length()
+        index_place = IndexPlace(
+            place.storage, place.shard, place.columns, place.block, place.first
+        )
+        self.index = IndexReader(index_place)
+        self._fixed: dict[str, _FixedColumn] = {}
+        self._block_strings = functools.lru_cache(64)(self._read_strings)
+
+    def records(self, column: str, samples: Offsets) -> tuple[Bytes, Offsets]:
+        """Checked payloads of the samples with these numbers within the shard.
+
+        Returns:
+            The payloads one after the other, uint8, and their ends, int64 [n].
+
+        Raises:
+            CorruptRecord: a record does not match its check; names shard and sample.
+            CorruptStore: the index is damaged.
+        """
+        payloads, ends, wrong = self.gather(column, samples)
+        if wrong.any():
+            number = self._place.first + int(samples[int(np.argmax(wrong))])
+            raise CorruptRecord(
+                f"{self.url}: '{column}' of sample {number} of split '{self._place.split}' does "
+                "not match its check; restore this file from a copy, or build the store again"
+            )
+        return payloads, ends
+
+    def gather(self, column: str, samples: Offsets) -> tuple[Bytes, Offsets, NDArray[np.bool_]]:
+        """As `records`, but tells which records are wrong instead of raising."""
+        fetched = self._fetch(*self.index.locate(column, samples))
+        numbers = (samples + self._place.first).astype(np.uint64)
+        tables = checks.salt(self._place.tables) if column == "ranks" else NO_TABLES
+        return checks.gather(*fetched, numbers, tables)
+
+    def fixed(self, column: str, samples: Offsets) -> NDArray[np.int64]:
+        """Values of a `fixed` column, int64 [n].
+
+        Raises:
+            CorruptStore: a block of the column is damaged.
+        """
+        if column not in self._fixed:
+            dtype = next(c.dtype for c in self._place.columns if c.name == column)
+            self._fixed.setdefault(column, _FixedColumn(self, column, str(dtype)))
+        return self._fixed[column].values(samples)
+
+    def strings(self, column: str, samples: Offsets) -> list[str]:
+        """Values of a `packed` column, n strings.
+
+        Raises:
+            CorruptStore: a block of the column is damaged.
+        """
+        block = self._place.block
+        return [self._block_strings(column, s // block)[s % block] for s in samples.tolist()]
+
+    def block_count(self, block: int) -> int:
+        """Samples in a block: full ones hold the same number, the last one the rest."""
+        return min(self._place.block, self._place.shard.count - block * self._place.block)
+
+    def block_bytes(self, column: str, block: int) -> bytes:
+        """All bytes of a column of a block, compared with their hash.
+
+        Raises:
+            CorruptStore: they differ.
+        """
+        part = self.index.block(column, block)
+        fetched = self._fetch(np.array([part.base]), np.array([part.base + part.size]))
+        content = fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()
+        if xxhash.xxh3_64_intdigest(content) != part.hash:
+            raise CorruptStore(
+                f"{self.url}: '{column}' of block {block} does not match its hash; "
+                "restore this file from a copy, or build the store again"
+            )
+        return content
+
+    def _read_strings(self, column: str, block: int) -> list[str]:
+        content = self.block_bytes(column, block)
+        where = f"{self.url}: '{column}' of block {block}"
+        return packed_strings(content, self.block_count(block), where)
+
+    def _fetch(self, starts: Offsets, ends: Offsets) -> Fetched:
+        fetched = self._place.storage.fetch(self._place.shard.shard.name, starts, ends)
+        if len(ends) and int(fetched.ends.max()) > len(fetched.content):
+            raise CorruptStore(f"{self.url} ends before byte {int(ends.max())}; it was cut short")
+        if not np.array_equal(fetched.ends - fetched.starts, ends - starts):
+            raise CorruptStore(f"{self.url} gave fewer bytes than asked for; it was cut short")
+        return fetched
+
+    def _check_length(self) -> None:
+        expected = self._place.shard.shard.bytes
+        try:
+            found = self._place.storage.size(self._place.shard.shard.name)
+        except FileNotFoundError as error:
+            raise CorruptStore(f"{self.url} is missing; the store is not whole") from error
+        if found != expected:
+            raise CorruptStore(f"{self.url} has {found} bytes, the manifest says {expected}")
+
+
+class _FixedColumn:
+    """Numbers of one column of a shard, read block by block as they are asked for."""
+
+    def __init__(self, shard: ShardReader, column: str, dtype: str) -> None:
+        self._shard = shard
+        self._column = column
+        blocks, block = shard.index.blocks, shard.index.block_size
+        self._values = np.zeros((blocks, block), dtype)
+        self._read = np.zeros(blocks, np.bool_)
+
+    def values(self, samples: Offsets) -> NDArray[np.int64]:
+        blocks, slots = np.divmod(samples, self._values.shape[1])
+        for block in np.unique(blocks[~self._read[blocks]]).tolist():
+            content = self._shard.block_bytes(self._column, block)
+            values = np.frombuffer(content, self._values.dtype)
+            count = self._shard.block_count(block)
+            if len(values) != count:
+                raise CorruptStore(
+                    f"{self._shard.url}: '{self._column}' of block {block} has {len(values)} "
+                    f"values, expected {count}"
+                )
+            self._values[block, :count] = values
+            self._read[block] = True
+        return self._values[blocks, slots].astype(np.int64)

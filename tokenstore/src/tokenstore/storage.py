@@ -1,0 +1,267 @@
+"""Named files below one folder: a local directory or an fsspec URL.
+
+Everything the store reads or writes passes through here, so that "atomic", "absent" and "whole"
+mean the same on a disk and in a bucket. A name is a relative POSIX path such as
+`manifests/000000.json`. A file appears whole under its name or not at all; locally it is also
+flushed to the disk, folder entry included. This module knows nothing of what the bytes mean.
+"""
+
+import contextlib
+import functools
+import mmap
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenstore.errors import StoreError
+
+Bytes = NDArray[np.uint8]
+Offsets = NDArray[np.int64]
+
+PARTIAL = ".partial"
+OPEN_MAPS = 512  # a memory map holds a file descriptor, and 1,024 of those is a common limit
+
+
+class Fetched(NamedTuple):
+    """Byte ranges of a file: range i is content[starts[i]:ends[i]], not to be written to."""
+
+    content: Bytes
+    starts: Offsets
+    ends: Offsets
+
+
+class Storage(ABC):
+    """One folder of named files; see `open_storage`."""
+
+    url: str
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """All files below the folder, sorted; empty where the folder does not exist."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether a whole file of this name is there."""
+
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Bytes of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The whole file. Raises FileNotFoundError where there is none."""
+
+    @abstractmethod
+    def fetch(self, name: str, starts: Offsets, ends: Offsets) -> Fetched:
+        """Byte ranges of one file, in whatever buffer they come cheapest.
+
+        Args:
+            name: the file.
+            starts: int64 [n], first byte of each range; all must lie inside the file.
+            ends: int64 [n], one past the last byte of each range.
+        """
+
+    @abstractmethod
+    def create(self, name: str, content: bytes) -> None:
+        """Write a file, replacing an older one of that name."""
+
+    @abstractmethod
+    def create_new(self, name: str, content: bytes) -> None:
+        """Write a file that must not be there yet.
+
+        Raises:
+            FileExistsError: somebody has written this name already.
+        """
+
+    @abstractmethod
+    def writing(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """A file to write to; the name appears at a clean exit and not otherwise."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Delete a file that is there."""
+
+    def sweep(self) -> None:
+        """Delete what interrupted writers left behind; no writer may be at work."""
+        for name in self.names():
+            if name.endswith(PARTIAL):
+                self.remove(name)
+
+
+def open_storage(place: str | Path) -> Storage:
+    """The storage at a local folder or an fsspec URL; nothing is touched yet."""
+    text = str(place)
+    if "://" in text and not text.startswith("file://"):
+        return RemoteStorage(text)
+    return LocalStorage(text.removeprefix("file://"))
+
+
+class LocalStorage(Storage):
+    """A folder of this machine."""
+
+    def __init__(self, folder: str) -> None:
+        """Remember the folder; it is made by the first write."""
+        self.url = folder
+        self._folder = Path(folder)
+        self._map = functools.lru_cache(OPEN_MAPS)(self._open_map)
+
+    def names(self) -> list[str]:
+        """See `Storage.names`."""
+        files = (path for path in self._folder.rglob("*") if not path.is_dir())
+        return sorted(path.relative_to(self._folder).as_posix() for path in files)
+
+    def exists(self, name: str) -> bool:
+        """See `Storage.exists`."""
+        return (self._folder / name).is_file()
+
+    def size(self, name: str) -> int:
+        """See `Storage.size`."""
+        return (self._folder / name).stat().st_size
+
+    def read(self, name: str) -> bytes:
+        """See `Storage.read`."""
+        return (self._folder / name).read_bytes()
+
+    def fetch(self, name: str, starts: Offsets, ends: Offsets) -> Fetched:
+        """See `Storage.fetch`: the ranges stay where they are in the mapped file."""
+        return Fetched(self._map(name), starts, ends)
+
+    def create(self, name: str, content: bytes) -> None:
+        """See `Storage.create`."""
+        with self.writing(name) as file:
+            file.write(content)
+
+    def create_new(self, name: str, content: bytes) -> None:
+        """See `Storage.create_new`."""
+        partial = self._write_partial(name, content)
+        try:
+            os.link(partial, self._folder / name)  # unlike a rename, a link refuses to replace
+        finally:
+            partial.unlink()
+        _flush_folder((self._folder / name).parent)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """See `Storage.writing`."""
+        partial = self._partial(name)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._folder / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        _flush_folder(partial.parent)
+
+    def remove(self, name: str) -> None:
+        """See `Storage.remove`."""
+        (self._folder / name).unlink()
+
+    def _open_map(self, name: str) -> Bytes:
+        with (self._folder / name).open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return np.empty(0, np.uint8)
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+    def _write_partial(self, name: str, content: bytes) -> Path:
+        partial = self._partial(name)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return partial
+
+    def _partial(self, name: str) -> Path:
+        """`a/b.tar` -> FOLDER/a/.b.tar.4711.partial, its folder made."""
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+class RemoteStorage(Storage):
+    """A folder behind an fsspec URL; uploads of object stores are atomic by themselves."""
+
+    def __init__(self, url: str) -> None:
+        """Find the file system of the URL; its package may have to be installed."""
+        import fsspec
+
+        self.url = url.rstrip("/")
+        try:
+            self._fs, self._folder = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"cannot open '{url}': {error}") from error
+
+    def names(self) -> list[str]:
+        """See `Storage.names`."""
+        skip = len(self._folder.rstrip("/")) + 1
+        return sorted(path[skip:] for path in self._fs.find(self._folder))
+
+    def exists(self, name: str) -> bool:
+        """See `Storage.exists`."""
+        return bool(self._fs.isfile(self._path(name)))
+
+    def size(self, name: str) -> int:
+        """See `Storage.size`."""
+        return int(self._fs.size(self._path(name)))
+
+    def read(self, name: str) -> bytes:
+        """See `Storage.read`."""
+        return bytes(self._fs.cat_file(self._path(name)))
+
+    def fetch(self, name: str, starts: Offsets, ends: Offsets) -> Fetched:
+        """See `Storage.fetch`; the requests run side by side where the service can."""
+        paths = [self._path(name)] * len(starts)
+        parts = self._fs.cat_ranges(paths, starts.tolist(), ends.tolist(), on_error="raise")
+        arrived = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        content = np.frombuffer(b"".join(parts), np.uint8)
+        return Fetched(content, arrived[:-1], arrived[1:])
+
+    def create(self, name: str, content: bytes) -> None:
+        """See `Storage.create`."""
+        self._fs.makedirs(self._parent(name), exist_ok=True)
+        self._fs.pipe_file(self._path(name), content)
+
+    def create_new(self, name: str, content: bytes) -> None:
+        """See `Storage.create_new`."""
+        self._fs.makedirs(self._parent(name), exist_ok=True)
+        self._fs.pipe_file(self._path(name), content, mode="create")
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """See `Storage.writing`; collected on the local disk and uploaded by the clean exit."""
+        self._fs.makedirs(self._parent(name), exist_ok=True)
+        with tempfile.NamedTemporaryFile() as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            self._fs.put_file(file.name, self._path(name))
+
+    def remove(self, name: str) -> None:
+        """See `Storage.remove`."""
+        self._fs.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder.rstrip('/')}/{name}"
+
+    def _parent(self, name: str) -> str:
+        return self._path(name).rpartition("/")[0]
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new name survive a power cut, not only the bytes under it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,142 @@
+"""The vocabulary: the ids that occur, in the order of their popularity.
+
+An id is a row of the tokenizer's codebook; its rank is its place here, 0 the commonest, so that
+common tokens fit one byte. Ranks are what a store keeps. The renaming is strict both ways: an id or
+rank outside is an error, never a guess. This module counts nothing and knows no images.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from tokenstore.errors import CorruptStore, Mismatch
+
+LARGEST = 65536  # ranks are uint16
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids int32 [K] in rank order, their counts int64 [K], codebook rows float32 [K, d] or None."""
+
+    ids: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    codebook: NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Mapping[str, NDArray[np.int64]],
+        codebook: NDArray[np.float32] | None = None,
+    ) -> "Vocabulary":
+        """Order the ids that occur in any split by their count in train, then by id.
+
+        Where there is no train split, or nothing in it, all splits count together.
+
+        Args:
+            counts: for each split how often each id occurs, int64 [ids].
+            codebook: float32 [ids, d] in the order of ids.
+
+        Raises:
+            Mismatch: no id occurs, or more than 65,536 do.
+        """
+        everywhere = sum(counts.values(), start=np.zeros(1, np.int64))
+        train = counts.get("train")
+        weights = everywhere if train is None or not train.any() else train
+        occurring = np.flatnonzero(everywhere)
+        if not 1 <= len(occurring) <= LARGEST:
+            raise Mismatch(f"{len(occurring)} ids occur, a vocabulary holds 1 to {LARGEST}")
+        ids = occurring[np.argsort(-weights[occurring], kind="stable")]
+        rows = None if codebook is None else np.ascontiguousarray(codebook[ids], np.float32)
+        return cls(ids.astype(np.int32), weights[ids].astype(np.int64), rows)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> "Vocabulary":
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            CorruptStore: the arrays are missing, of another shape, or contradict each other.
+        """
+        try:
+            arrays = safetensors.numpy.load(content)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise CorruptStore(f"{where} is no safetensors file: {error}") from error
+        expected = {"ids": (np.int32, 1), "counts": (np.int64, 1), "codebook": (np.float32, 2)}
+        found = {name: (array.dtype.type, array.ndim) for name, array in arrays.items()}
+        if found not in (expected, {k: v for k, v in expected.items() if k != "codebook"}):
+            raise CorruptStore(f"{where} holds {found}, expected {expected}")
+        vocabulary = cls(arrays["ids"], arrays["counts"], arrays.get("codebook"))
+        lengths = {len(array) for array in arrays.values()}
+        unique = len(np.unique(vocabulary.ids))
+        if len(lengths) != 1 or unique != len(vocabulary) or vocabulary.ids.min(initial=0) < 0:
+            raise CorruptStore(
+                f"{where}: {len(vocabulary)} ids, {unique} distinct, arrays of {sorted(lengths)} "
+                "rows; expected as many distinct ids, none negative, as rows"
+            )
+        return vocabulary
+
+    def to_bytes(self) -> bytes:
+        """The safetensors file: `ids`, `counts` and, if there is one, `codebook`."""
+        arrays: dict[str, NDArray[Any]] = {"ids": self.ids, "counts": self.counts}
+        if self.codebook is not None:
+            arrays["codebook"] = self.codebook
+        return safetensors.numpy.save(arrays)
+
+    def __len__(self) -> int:
+        """How many ids occur."""
+        return len(self.ids)
+
+    @property
+    def entropy(self) -> float:
+        """Order-0 entropy of a token in bits, to six places; 0 where nothing was counted."""
+        occurring = self.counts[self.counts > 0]
+        if not len(occurring):
+            return 0.0
+        shares = occurring / occurring.sum()
+        return round(float(-(shares * np.log2(shares)).sum()), 6) + 0.0
+
+    def to_ranks(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.uint16]:
+        """Ids of any shape to ranks, uint16 of that shape.
+
+        Raises:
+            Mismatch: an id is not in the vocabulary; names it.
+        """
+        order = np.argsort(self.ids, kind="stable")
+        place = np.searchsorted(self.ids, ids, sorter=order)
+        ranks = order[np.minimum(place, len(self) - 1)]
+        wrong = self.ids[ranks] != ids
+        if wrong.any():
+            raise Mismatch(
+                f"id {int(np.asarray(ids)[wrong].flat[0])} is not among the {len(self)} ids of "
+                "this vocabulary; it comes from another tokenizer or other images"
+            )
+        return ranks.astype(np.uint16)
+
+    def to_ids(self, ranks: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+        """Ranks of any shape to ids, int32 of that shape.
+
+        Raises:
+            Mismatch: a rank is not below the size of the vocabulary; names it.
+        """
+        ranks = np.asarray(ranks)
+        wrong = (ranks < 0) | (ranks >= len(self))
+        if wrong.any():
+            raise Mismatch(
+                f"rank {int(ranks[wrong].flat[0])} lies outside the vocabulary of {len(self)} ids"
+            )
+        return self.ids[ranks]
+
+    def fingerprint(self, tokenizer: str, weights: str | None) -> str:
+        """SHA-256 that two vocabularies share if their ranks mean the same codes.
+
+        Args:
+            tokenizer: its registry name.
+            weights: SHA-256 of its weights, or None where it has none.
+        """
+        identity = f"{tokenizer}\n{weights or ''}\n".encode()
+        return hashlib.sha256(identity + self.ids.astype("<i4").tobytes()).hexdigest()
