@@ -70,3 +70,41 @@ def test_the_source_lists_and_reads_its_images(tmp_path):
     assert [item.key for item in listing.splits["train"]] == ["a", "missing"]
     assert len(listing.rejects) == 1
     assert source.load(listing.splits["train"][0]).size == (9, 7)
+
+
+def test_the_augmentation_mirrors_some_images_of_a_batch():
+    from seit_train.augment.base import Surroundings, View
+
+    plugin = example("An augmentation")
+    mirror = plugin(plugin.Options(p=0.5), Surroundings((2, 3), codebook=None))
+    ranks = torch.arange(64 * 6).reshape(64, 2, 3)
+    mirrored = mirror(View(ranks, None), torch.Generator().manual_seed(0)).tokens
+    kept = (mirrored == ranks).flatten(1).all(1)
+    turned = (mirrored == ranks.flip(-1)).flatten(1).all(1)
+    assert (kept ^ turned).all() and 10 < int(turned.sum()) < 54
+
+
+def test_the_task_learns_on_a_batch_it_sees_again_and_again():
+    from seit_train.data import TokenBatch
+    from seit_train.tasks.base import StoreFacts
+
+    torch.manual_seed(0)
+    plugin = example("A task")
+    facts = StoreFacts(9, (8, 8), torch.randn(9, 4), classes=(), unigram_entropy=2.0)
+    vit = {"width": 32, "depth": 2, "heads": 2}
+    config = plugin.Config(task="rotation", steps=1, batch_size=16, lr=3e-3, model=vit)
+    task = plugin(config, facts)
+    model = task.build_model()
+    ranks = torch.arange(8)[:, None].expand(16, 8, 8)  # stripes: a turn can be told
+    batch = TokenBatch(ranks, None, torch.ones(16, dtype=torch.bool), torch.arange(16), None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
+    for step in range(30):
+        result = task.loss(model, batch, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        result.loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        assert task.evaluate(model, [batch])["val_top1"] > 0.9
+    report = task.load_init(model, {f"encoder.{n}": w for n, w in model.state_dict().items()})
+    assert "blocks.0.attn.qkv.weight" in report.loaded and "head.weight" in report.new
