@@ -1,0 +1,87 @@
+"""A user's own folder of images, laid out with train and val for the demo.
+
+Folders with a `val` split are used as they are. Class folders and plain folders become a folder of
+links in which a seeded share of each class is `val`; no image is copied, opened or changed.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+CLASS_FILE = "classes.json"  # the order of the classes, where a corpus declares one
+VAL_SHARE = 0.15
+MOST_IMAGES = 4000
+
+
+class NoImages(Exception):
+    """The folder holds no image that the demo could use."""
+
+
+def with_val(images: Path, folder: Path, seed: int = 0, most: int = MOST_IMAGES) -> Path:
+    """The corpus to build from: `images` itself if it has a val split, else links in `folder`.
+
+    Args:
+        images: class folders, a folder with train/, or a plain folder of images.
+        folder: made anew with links where they are needed.
+        seed: of the choice of val, and of the images where there are too many.
+        most: images to use at the most, so that the demo stays short.
+
+    Raises:
+        NoImages: there are none, or too few to set any aside.
+    """
+    if not images.is_dir():
+        raise NoImages(f"'{images}' is no folder. Give one that holds images.")
+    if (images / "val").is_dir():
+        return images
+    root = images / "train" if (images / "train").is_dir() else images
+    chosen = _chosen(_by_class(root), np.random.default_rng(seed), most)
+    if not chosen["val"]:
+        raise NoImages(f"'{root}' has too few images to learn from: no class has seven of them.")
+    shutil.rmtree(folder, ignore_errors=True)
+    for split, paths in chosen.items():
+        for path in paths:
+            link = folder / split / path.relative_to(root)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    if (images / CLASS_FILE).is_file():
+        (folder / CLASS_FILE).symlink_to((images / CLASS_FILE).resolve())
+    return folder
+
+
+def original(corpus: Path, split: str, key: str) -> Path:
+    """The image file behind a sample's key."""
+    beside = (corpus / split / key).parent
+    found = [path for path in _images(beside) if path.stem == Path(key).name]
+    return found[0]
+
+
+def _images(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.suffix.lower() in EXTENSIONS)
+
+
+def _by_class(root: Path) -> dict[str, list[Path]]:
+    """Image files by the first folder below `root`; all under "" if any lies directly in it."""
+    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in EXTENSIONS]
+    names = [path.relative_to(root).parts for path in files]
+    labelled = all(len(parts) > 1 for parts in names)
+    classes: dict[str, list[Path]] = {}
+    for path, parts in zip(files, names, strict=True):
+        classes.setdefault(parts[0] if labelled else "", []).append(path)
+    return classes
+
+
+def _chosen(
+    classes: Mapping[str, Sequence[Path]], rng: np.random.Generator, most: int
+) -> dict[str, list[Path]]:
+    """A seeded share of each class for val, the rest for train, `most` in all."""
+    share = min(1.0, most / max(1, sum(map(len, classes.values()))))
+    splits: dict[str, list[Path]] = {"train": [], "val": []}
+    for _, files in sorted(classes.items()):
+        order = rng.permutation(len(files))[: max(2, int(len(files) * share))]
+        held_out = int(len(order) * VAL_SHARE)
+        splits["val"] += [files[i] for i in order[:held_out]]
+        splits["train"] += [files[i] for i in order[held_out:]]
+    return splits
