@@ -8,9 +8,8 @@
 
 import importlib.metadata
 
-from tokenstore.errors import TokenstoreError
 from tokenstore.reader import Batch, Sample, Split, Store
 from tokenstore.reader import open_store as open
 
 __version__ = importlib.metadata.version("tokenstore")
-__all__ = ["Batch", "Sample", "Split", "Store", "TokenstoreError", "__version__", "open"]
+__all__ = ["Batch", "Sample", "Split", "Store", "open"]

@@ -210,6 +210,12 @@ class Manifest(Entry):
         return complete.model_copy(update={"hash": _sha256(_canonical(complete.model_dump()))})
 
 
+def counted_splits(manifest: Manifest) -> tuple[str, ...]:
+    """The splits whose tokens the vocabulary counts: train, or all where train has no image."""
+    train = manifest.splits.get("train")
+    return ("train",) if train is not None and train.count else tuple(manifest.splits)
+
+
 def columns_for(
     classes: int | None, *, keys: bool, masks: bool = False, meta: bool = False, views: bool = False
 ) -> tuple[Column, ...]:

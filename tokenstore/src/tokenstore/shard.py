@@ -34,6 +34,13 @@ Offsets = NDArray[np.int64]
 NO_TABLES = checks.salt(None)
 
 
+def member_header(name: str, size: int) -> bytes:
+    """The 512 bytes before a member of the tar: no owner, no time."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o644
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
 class ColumnBytes(NamedTuple):
     """One column of one block: its bytes, and where each record ends if it has records."""
 
@@ -67,9 +74,7 @@ class ShardWriter:
                     f"a block of '{column.name}' has {len(content)} bytes, at most "
                     f"{LARGEST_BLOCK} fit; choose a smaller block"
                 )
-            member = tarfile.TarInfo(f"{len(self._blocks):06d}.{column.name}")
-            member.size, member.mode = len(content), 0o644
-            self._write(member.tobuf(tarfile.USTAR_FORMAT))
+            self._write(member_header(f"{len(self._blocks):06d}.{column.name}", len(content)))
             ends32 = None if ends is None else ends.astype("<u4")
             digest = xxhash.xxh3_64_intdigest(content)
             parts.append(BlockBytes(self.bytes, len(content), digest, ends32))
@@ -117,6 +122,7 @@ class ShardReader:
         """
         self._place = place
         self.url = f"{place.storage.url}/{place.shard.shard.name}"
+        self.name = place.shard.shard.name
         self.tables = place.shard.tables
         self.first = place.first
         self._check_length()
@@ -184,14 +190,21 @@ class ShardReader:
             CorruptStore: they differ.
         """
         part = self.index.block(column, block)
-        fetched = self._fetch(np.array([part.base]), np.array([part.base + part.size]))
-        content = fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()
+        content = self.bytes_at(part.base, part.base + part.size)
         if xxhash.xxh3_64_intdigest(content) != part.hash:
             raise CorruptStore(
                 f"{self.url}: '{column}' of block {block} does not match its hash; "
                 "restore this file from a copy, or build the store again"
             )
         return content
+
+    def bytes_at(self, start: int, end: int) -> bytes:
+        """Bytes of the tar as they are, fewer where it ends before `end`."""
+        end = min(end, self._place.shard.shard.bytes)
+        if not 0 <= start < end:
+            return b""
+        fetched = self._fetch(np.array([start]), np.array([end]))
+        return fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()
 
     def _read_strings(self, column: str, block: int) -> list[str]:
         content = self.block_bytes(column, block)

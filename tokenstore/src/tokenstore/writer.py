@@ -58,8 +58,9 @@ class Samples:
 
     def __getitem__(self, part: slice) -> "Samples":
         """Some of them."""
-        columns: list[Any] = [getattr(self, field.name) for field in fields(self)]
-        return Samples(*(None if column is None else column[part] for column in columns))
+        columns = [getattr(self, field.name) for field in fields(self)]
+        some: list[Any] = [None if column is None else column[part] for column in columns]
+        return Samples(*some)
 
     def __add__(self, other: "Samples") -> "Samples":
         """These images, then those."""

@@ -15,7 +15,7 @@ from tokenstore.verify import verify_store
     "--sample",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Decode only N images of each split; files are checked all the same.",
+    help="A quick look: decode only N images of each split, and do not hash the shards.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.pass_context
