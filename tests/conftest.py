@@ -1,5 +1,6 @@
 """What several test folders need: a corpus of drawn scenes, a store of it, and the real photos."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,15 @@ def shared_data():
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the real photos in ../shared/data, which are not here")
     return SHARED / "data"
+
+
+@pytest.fixture
+def toy_tokenizer(tmp_path_factory, monkeypatch):
+    """Name of a tokenizer that needs no weights, also known to subprocesses of the test."""
+    from tests import toy_tokenizer as toy
+
+    folder = tmp_path_factory.mktemp("plugins")
+    toy.install(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
+    return "toy"

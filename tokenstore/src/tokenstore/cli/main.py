@@ -10,7 +10,8 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, ClassVar
 
 import click
 
@@ -20,12 +21,24 @@ from tokenstore.errors import TokenstoreError, UnknownName
 ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
 
+class Refused(click.ClickException):
+    """Any error that a user can meet, as click prints it."""
+
+    exit_code = ERROR
+
+
 class Commands(click.Group):
-    """A group whose commands are the modules beside this one."""
+    """A group whose commands are the modules beside this one, and whose errors are sentences.
+
+    Attributes:
+        package: where the commands are; the trainer's command line names its own.
+    """
+
+    package: ClassVar[ModuleType] = cli
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All verbs, sorted."""
-        modules = pkgutil.iter_modules(cli.__path__)
+        modules = pkgutil.iter_modules(self.package.__path__)
         return sorted(m.name.replace("_", "-") for m in modules if m.name != "main")
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
@@ -37,9 +50,27 @@ class Commands(click.Group):
         known = self.list_commands(ctx)
         if name not in known:
             raise UnknownName("command", name, known)
-        module = importlib.import_module(f"{cli.__name__}.{name.replace('-', '_')}")
+        module = importlib.import_module(f"{self.package.__name__}.{name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what it refuses becomes a sentence and an exit code, no traceback."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Else the interpreter would complain of the pipe once more while it shuts down.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(PIPE_CLOSED)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command continues what can be continued", err=True)
+            ctx.exit(INTERRUPTED)
+        except ModuleNotFoundError as error:
+            raise Refused(f"this needs {error.name}; pip install 'tokenstore[build]'") from error
+        except (TokenstoreError, OSError) as error:
+            raise Refused(str(error)) from error
+        return result
 
 
 @click.group(
@@ -48,33 +79,7 @@ class Commands(click.Group):
     epilog="Example: tokenstore build photos/ -o photos.tokenstore",
 )
 @click.version_option(package_name="tokenstore", prog_name="tokenstore")
-def tokenstore() -> None:
+def main() -> None:
     """Image corpora as VQ tokens: build a store once, read it for ever."""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit."""
     # Pillow warns of each odd EXIF block and large picture; a build reports what it rejects.
     warnings.filterwarnings("ignore", module="PIL")
-    sys.exit(run(arguments))
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and give its exit code; errors go to stderr as one or two sentences."""
-    try:
-        code = tokenstore.main(arguments, prog_name="tokenstore", standalone_mode=False)
-        sys.stdout.flush()
-    except click.ClickException as error:
-        error.show()
-        return ERROR
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command continues what can be continued", err=True)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Else the interpreter would complain of the pipe once more while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
-    except (TokenstoreError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
-        return ERROR
-    return code if isinstance(code, int) else 0

@@ -38,11 +38,6 @@ def command(
     opened = tokenstore.open(store)
     name = split_name or ("train" if "train" in opened.splits else next(iter(opened.splits)))
     split = opened[name]
-    for sample in samples:
-        if sample >= len(split):
-            raise UsageError(
-                f"'{store}' has {len(split)} samples in '{name}', so no number {sample}"
-            )
     batch = split.read(samples, keys=True)
     tokenizer = opened.tokenizer(weights=weights)
     pictures = tokenizer.to_uint8(tokenizer.decode(opened.ids(batch.ranks)))
@@ -61,10 +56,9 @@ def command(
 
 def _captions(split: "Split", samples: tuple[int, ...], batch: "Batch") -> list[str]:
     """`7 n02979186/n02979186_1234` and below it the class, as far as the split has them."""
-    captions = []
-    for row, sample in enumerate(samples):
-        key = f" {batch.keys[row]}" if batch.keys is not None else ""
-        named = split.classes and batch.labels is not None
-        label = split.classes[int(batch.labels[row])] if named else ""
-        captions.append(f"{sample}{key}\n{label}".rstrip())
-    return captions
+    keys = batch.keys or [""] * len(samples)
+    names = [""] * len(samples)
+    if split.classes and batch.labels is not None:
+        names = [split.classes[label] for label in batch.labels.tolist()]
+    captions = zip(samples, keys, names, strict=True)
+    return [f"{sample} {key}\n{name}".strip() for sample, key, name in captions]
