@@ -42,10 +42,20 @@ INTEGER = click.IntRange(min=1)
     help="Class names in label order (JSON); else classes.json of the input.",
 )
 @click.option("--codec", default="zstd", show_default=True, help="How ranks become bytes.")
-@click.option("--batch-size", default=32, show_default=True, type=INTEGER)
+@click.option(
+    "--batch-size",
+    default=32,
+    show_default=True,
+    type=INTEGER,
+    help="Images encoded at once.",
+)
 @click.option("--device", help="torch device; cuda where there is one, else cpu.")
 @click.option(
-    "--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "tf32", "bf16"])
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "tf32", "bf16"]),
+    help="Arithmetic of the tokenizer's networks.",
 )
 @click.option("--workers", type=INTEGER, help="Decoding threads; one a core if absent.")
 @click.option(
@@ -61,10 +71,14 @@ INTEGER = click.IntRange(min=1)
     default=0,
     show_default=True,
     type=click.IntRange(min=0, max=2**63 - 1),
-    help="Of the shuffled order.",
+    help="Seed of the shuffled order.",
 )
 @click.option(
-    "--order", default="shuffled", show_default=True, type=click.Choice(["shuffled", "input"])
+    "--order",
+    default="shuffled",
+    show_default=True,
+    type=click.Choice(["shuffled", "input"]),
+    help="Of the samples in the store.",
 )
 @click.option("--no-keys", is_flag=True, help="Do not keep the names of the images.")
 @click.option("--strict", is_flag=True, help="Make the first reject an error.")
