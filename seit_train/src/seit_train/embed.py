@@ -42,5 +42,5 @@ class Codebook(nn.Module):
         batch, width, *sides = grid.shape
         vectors = grid.permute(0, 2, 3, 1).reshape(-1, width)
         step = max(1, _CHUNK_SCORES // len(self.directions))
-        parts = [(part @ self.directions.T).argmax(dim=1) for part in vectors.split(step)]
+        parts = [(part @ self.directions.T).max(dim=1).indices for part in vectors.split(step)]
         return torch.cat(parts).view(batch, *sides)

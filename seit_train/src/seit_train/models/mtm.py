@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seit_train.models.masking import MaskPlan
 from seit_train.models.stem import STEMS
-from seit_train.models.vit import TokenViT, init_transformer
+from seit_train.models.vit import DeviceAttention, TokenViT, init_transformer
 
 _Positive = Annotated[int, Field(gt=0)]
 
@@ -71,6 +71,7 @@ class MtmModel(nn.Module):
                 qkv_bias=True,
                 proj_drop=config.dropout,
                 attn_drop=config.dropout,
+                attn_layer=DeviceAttention,
             )
             for _ in range(config.depth)
         )

@@ -60,7 +60,7 @@ class IdEmbedding(nn.Module):
         self.table = nn.Embedding(vocabulary_size, width)
         self.norm = LayerNorm(width)
         self.drop = nn.Dropout(dropout)
-        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.table.weight, std=width**-0.5)
 
     def forward(self, ranks: Tensor) -> Tensor:
         """Int64 [B,h,w] -> float [B,width,h,w]."""

@@ -1,0 +1,204 @@
+"""Each augmentation against its formula, and its chances against their frequencies."""
+
+import numpy as np
+import pytest
+import torch
+
+from seit_train.augment.base import Surroundings, View
+from seit_train.augment.color_adapt import adapt
+from seit_train.augment.compose import make_augmentation
+from seit_train.augment.cutmix import draw_shares
+from seit_train.augment.eda import find_synonyms, replace_by_synonyms, swap_squares
+from seit_train.embed import Codebook
+from tests.toy_facts import make_batch, make_facts, seeded
+
+FACTS = make_facts(side=8)
+
+
+def make(entry, side=8):
+    return make_augmentation(entry, Surroundings((side, side), FACTS.codebook))
+
+
+def numbered(count, side=8):
+    """Ranks in which every position of every image is one of a kind, and one-hot targets."""
+    return View(torch.arange(count * side * side).view(count, side, side), torch.eye(count))
+
+
+# ------------------------------------------------------------------------------ Token-EDA
+
+
+def test_synonyms_are_the_nearest_codes_without_the_code_itself():
+    slow = []
+    rows = FACTS.codebook.double().numpy()
+    for number, row in enumerate(rows):
+        order = np.argsort(((rows - row) ** 2).sum(axis=1), kind="stable")
+        slow.append([int(code) for code in order if code != number][:5])
+    assert find_synonyms(FACTS.codebook, 5).tolist() == slow
+
+
+def test_a_duplicate_of_a_code_is_its_first_synonym():
+    codebook = torch.cat([FACTS.codebook, FACTS.codebook[:1]])
+    assert find_synonyms(codebook, 3)[0, 0] == len(FACTS.codebook)
+
+
+def test_replaced_ranks_are_synonyms_and_as_many_as_asked():
+    ranks = make_batch(FACTS, 500).ranks
+    synonyms = find_synonyms(FACTS.codebook, 5)
+    replaced = replace_by_synonyms(ranks, synonyms, 0.25, seeded(1))
+    changed = replaced != ranks
+    assert changed.double().mean() == pytest.approx(0.25, abs=0.01)
+    which = (synonyms[ranks[changed]] == replaced[changed][:, None]).int()
+    assert which.sum(dim=1).eq(1).all()
+    assert which.double().mean(dim=0).tolist() == pytest.approx([0.2] * 5, abs=0.02)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 9), (2, 6)])
+def test_swapped_squares_are_two_of_one_size_and_nothing_else_moves(size):
+    ranks = torch.arange(200 * size[0] * size[1]).view(200, *size)
+    swapped = swap_squares(ranks, 2, seeded(2))
+    sides = set()
+    for before, after in zip(ranks, swapped, strict=True):
+        moved = before != after
+        row, column = moved.nonzero()[0].tolist()
+        side = round(float(moved.sum() / 2) ** 0.5)
+        square = np.s_[row : row + side, column : column + side]
+        there = (before == after[row, column]).nonzero()[0].tolist()
+        other = np.s_[there[0] : there[0] + side, there[1] : there[1] + side]
+        assert torch.equal(after[square], before[other])
+        assert torch.equal(after[other], before[square])
+        assert moved.sum() == 2 * side * side  # so they do not overlap
+        assert moved[square].all() and moved[other].all()
+        sides.add(side)
+    assert sides <= {1, 2} and 1 in sides
+
+
+def test_both_squares_of_a_swap_come_to_every_place():
+    swapped = swap_squares(torch.arange(36).view(1, 6, 6).expand(3000, 6, 6), 2, seeded(3))
+    share = (swapped != torch.arange(36).view(6, 6)).double().mean(dim=0)
+    assert share.min() > 0.03
+    assert (share - share.flip(0)).abs().max() < 0.05
+    assert (share - share.T).abs().max() < 0.05
+
+
+def test_an_image_without_room_for_two_squares_stays_as_it_is():
+    ranks = torch.arange(8).view(2, 2, 2)
+    for seed in range(20):
+        swapped = swap_squares(ranks, 2, seeded(seed))
+        assert torch.equal(swapped.flatten(1).sort().values, ranks.flatten(1))
+
+
+def test_an_image_gets_synonyms_or_a_swap_or_neither_as_often_as_asked():
+    ranks = make_batch(FACTS, 4000).ranks
+    eda = make({"eda": {"synonym_p": 0.25, "swap_p": 0.4, "replace_p": 1.0}})
+    after = eda(View(ranks, None), seeded(0)).tokens
+    changed = (after != ranks).double().mean(dim=(1, 2))
+    assert (changed == 1).double().mean() == pytest.approx(0.25, abs=0.02)
+    assert (changed == 0).double().mean() == pytest.approx(0.35, abs=0.04)
+
+
+# ---------------------------------------------------------------------------------- CutMix
+
+
+def test_targets_mix_by_the_area_that_was_pasted():
+    view = numbered(300)
+    mixed, targets = make({"cutmix": {}})(view, seeded(5))
+    owner = mixed // 64
+    area = torch.stack([(owner == image).double().mean(dim=(1, 2)) for image in range(300)], dim=1)
+    assert torch.allclose(targets.double(), area, atol=1e-6)
+    assert 0.2 < 1 - targets.diagonal().mean() < 0.5
+
+
+def test_a_pasted_box_keeps_its_place_and_is_a_rectangle():
+    view = numbered(50)
+    mixed, _ = make({"cutmix": {}})(view, seeded(6))
+    assert torch.equal(mixed % 64, view.tokens % 64)
+    for image, own in enumerate(mixed // 64):
+        pasted = own != image
+        assert torch.equal(pasted, pasted.any(dim=1)[:, None] & pasted.any(dim=0))
+
+
+def test_cutmix_of_ranks_and_of_their_vectors_is_the_same():
+    batch, codebook = make_batch(FACTS, 30), Codebook(FACTS.codebook)
+    cutmix = make({"cutmix": {"alpha": 0.5}})
+    ranks = cutmix(View(batch.ranks, torch.eye(30)), seeded(7))
+    grids = cutmix(View(codebook(batch.ranks), torch.eye(30)), seeded(7))
+    assert torch.equal(codebook(ranks.tokens), grids.tokens)
+    assert torch.equal(ranks.targets, grids.targets)
+
+
+def test_images_are_left_alone_as_often_as_asked():
+    _, targets = make({"cutmix": {"p": 0.3}}, side=32)(numbered(1000, 32), seeded(8))
+    assert (targets.diagonal() == 1).double().mean() == pytest.approx(0.7, abs=0.06)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_shares_follow_the_beta_distribution(alpha):
+    shares = draw_shares(alpha, torch.zeros(40000), seeded(9))
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+
+
+# ------------------------------------------------------------------- Emb-Noise, ColorAdapt
+
+
+def test_noise_has_one_part_a_channel_and_one_an_element():
+    grid = torch.zeros(400, 6, 8, 8)
+    noise = make({"emb_noise": {"p": 1.0}})(View(grid, None), seeded(10)).tokens
+    channel = noise.mean(dim=(2, 3))
+    assert channel.var().item() == pytest.approx(1 + 1 / 64, rel=0.06)
+    assert (noise - channel[..., None, None]).var().item() == pytest.approx(63 / 64, rel=0.02)
+
+
+def test_noise_falls_on_as_many_images_as_asked_and_scales():
+    grid = torch.zeros(2000, 2, 8, 8)
+    noise = make({"emb_noise": {"p": 0.3, "deviation": 0.1}})(View(grid, None), seeded(11)).tokens
+    noisy = noise.flatten(1).count_nonzero(dim=1) > 0
+    assert noisy.double().mean() == pytest.approx(0.3, abs=0.03)
+    assert noise[noisy].std().item() == pytest.approx(0.1 * 2**0.5, rel=0.05)
+
+
+def test_adapted_colours_follow_the_formula_of_adain():
+    content, style = torch.randn(2, 4, 3, 5, 5, generator=seeded(12)).double()
+    style = 3 * style + 1
+    fast = adapt(content, style)
+    for image in range(4):
+        for channel in range(3):
+            x, y = content[image, channel], style[image, channel]
+            slow = y.std() * (x - x.mean()) / x.std() + y.mean()
+            assert torch.allclose(fast[image, channel], slow, atol=1e-4)
+
+
+def test_a_channel_without_spread_takes_over_the_mean():
+    assert torch.allclose(
+        adapt(torch.ones(1, 1, 4, 4), torch.arange(16.0).view(1, 1, 4, 4)), torch.tensor(7.5)
+    )
+
+
+def test_some_images_take_over_the_statistics_of_one_other():
+    grid = torch.randn(300, 4, 8, 8, generator=seeded(13)) * torch.rand(300, 1, 1, 1) + torch.rand(
+        300, 1, 1, 1
+    )
+    adapted = make({"color_adapt": {"p": 0.4}})(View(grid, None), seeded(14)).tokens
+    means, before = adapted.mean(dim=(2, 3)), grid.mean(dim=(2, 3))
+    donor = torch.cdist(means, before).argmin(dim=1)
+    assert torch.allclose(means, before[donor], atol=1e-4)
+    assert (donor != torch.arange(300)).double().mean() == pytest.approx(0.4, abs=0.07)
+
+
+# -------------------------------------------------------------------------------- of all
+
+
+@pytest.mark.parametrize("name", ["eda", "random_crop", "random_resized_crop", "cutmix",
+                                  "emb_noise", "color_adapt"])  # fmt: skip
+def test_augmentations_repeat_with_the_seed_and_leave_their_input_alone(name):
+    augmentation = make({name: {}})
+    ranks = make_batch(FACTS, 16).ranks
+    tokens = ranks if augmentation.space == "ranks" else Codebook(FACTS.codebook)(ranks)
+    kept, targets = tokens.clone(), torch.eye(16)
+    first = augmentation(View(tokens, targets), seeded(1))
+    again = augmentation(View(tokens, targets), seeded(1))
+    other = augmentation(View(tokens, targets), seeded(2))
+    assert torch.equal(first.tokens, again.tokens) and torch.equal(first.targets, again.targets)
+    assert not torch.equal(first.tokens, other.tokens)
+    assert torch.equal(tokens, kept) and torch.equal(targets, torch.eye(16))
+    assert tuple(first.tokens.shape[-2:]) == augmentation.size
