@@ -66,9 +66,9 @@ def training_loader(split: Split, config: RunConfig, world: World) -> TokenLoade
     return _loader(split, config, world, training=True)
 
 
-def evaluation_batches(split: Split, config: RunConfig, world: World) -> Iterator[TokenBatch]:
-    """Every image of a split once, in its order, over all processes together."""
-    return iterate(_loader(split, config, world, training=False))
+def evaluation_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
+    """Every image of a split once an epoch, in its order, over all processes together."""
+    return _loader(split, config, world, training=False)
 
 
 def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:

@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tokenstore.errors import UsageError
-
 
 @dataclass(frozen=True)
 class World:
@@ -38,18 +36,9 @@ class World:
 
 
 @contextmanager
-def joined_world(device: str | None = None) -> Iterator[World]:
-    """Join the other processes for as long as the context lasts.
-
-    Args:
-        device: "cuda" or "cpu"; None takes cuda where there is one.
-
-    Raises:
-        UsageError: cuda is asked for and not there.
-    """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {kind} is not here: torch {torch.__version__} finds no GPU")
+def joined_world() -> Iterator[World]:
+    """Join the other processes for as long as the context lasts, on cuda where there is one."""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
     if "WORLD_SIZE" not in os.environ:  # torchrun sets it
         yield World(0, 1, torch.device(kind))
         return

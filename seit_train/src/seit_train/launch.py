@@ -13,11 +13,11 @@ import torch
 
 from seit_train.checkpoint import has_checkpoint
 from seit_train.config import DEFAULT_RECIPE, RunConfig, make_config, read_recipe
-from seit_train.distributed import World, joined_world
+from seit_train.distributed import joined_world
 from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError
-from tokenstore.reader import Store, open_store
+from tokenstore.reader import Split, Store, open_store
 from tokenstore.registry import find
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ class TrainRequest:
         overrides: `key=value`, dotted keys.
         init: run or checkpoint whose weights to start from.
         resume: go on with the run in `folder`; it is begun where there is none yet.
-        device: "cuda" or "cpu"; None takes cuda where there is one.
     """
 
     task: str
@@ -45,7 +44,6 @@ class TrainRequest:
     overrides: Sequence[str] = ()
     init: str | None = None
     resume: bool = False
-    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class Outcome:
         best: best value of the task's metric, None without a val split.
         seconds: time spent, over all resumes.
         trained: False where a resumed run had ended before.
+        is_first: whether this process is the one that talks.
     """
 
     run: Run
@@ -65,6 +64,7 @@ class Outcome:
     best: float | None
     seconds: float
     trained: bool
+    is_first: bool
 
 
 def train(request: TrainRequest) -> Outcome:
@@ -73,19 +73,20 @@ def train(request: TrainRequest) -> Outcome:
     Raises:
         TokenstoreError: whatever is wrong, before the first step where that can be known.
     """
-    with joined_world(request.device) as world:
+    with joined_world() as world:
         store = open_store(request.store)
-        run = _find_run(request, store, world)
-        trainer = Trainer(run, world, store["train"], store.splits.get("val"))
+        run = _run(request, store)
+        trainer = Trainer(run, world, _training_split(store), store.splits.get("val"))
         if has_checkpoint(run.last):
             trainer.resume()
         elif request.init is not None:
             _start_from(Path(request.init), trainer)
         trained = trainer.step < trainer.steps
         if world.is_first:
+            run.write()
             _note(trainer)
         trainer.fit()
-        return Outcome(run, trainer.step, trainer.best, trainer.seconds, trained)
+        return Outcome(run, trainer.step, trainer.best, trainer.seconds, trained, world.is_first)
 
 
 def requested_config(request: TrainRequest) -> RunConfig:
@@ -102,19 +103,21 @@ def requested_config(request: TrainRequest) -> RunConfig:
     return config
 
 
-def _find_run(request: TrainRequest, store: Store, world: World) -> Run:
-    """The run to go on with, or a new one, made by the first process before the others look."""
+def _run(request: TrainRequest, store: Store) -> Run:
+    """The run to go on with, or a new one that is not written yet."""
     config = requested_config(request)
-    is_there = (request.folder / CONFIG).exists()
-    if request.resume and is_there:
+    if request.resume and (request.folder / CONFIG).exists():
         return _resumed(request, config, store)
-    identity = StoreIdentity.of(store)
-    if "train" not in store.splits:
-        known = ", ".join(store.splits)
-        raise UsageError(f"store '{request.store}' has no train split, only: {known}")
-    if world.is_first:
-        return Run.create(request.folder, config, identity)
-    return Run(request.folder, find("seit_train.tasks", request.task), config, identity)
+    run = Run(request.folder, config, StoreIdentity.of(store))
+    run.refuse_taken_folder()
+    return run
+
+
+def _training_split(store: Store) -> Split:
+    if "train" not in store:
+        known = ", ".join(store)
+        raise UsageError(f"store '{store.url}' has no split 'train', only: {known}")
+    return store["train"]
 
 
 def _resumed(request: TrainRequest, config: RunConfig, store: Store) -> Run:
@@ -146,11 +149,15 @@ def _differences(old: RunConfig, new: RunConfig) -> str:
 def _start_from(place: Path, trainer: Trainer) -> None:
     report = trainer.task.load_init(trainer.model, init_weights(place, trainer.run.store))
     _log.info(
-        "started from '%s': %d tensors loaded, resized: %s, new: %s, not used: %s",
-        place,
-        len(report.loaded),
-        *(", ".join(names) or "none" for names in (report.resized, report.new, report.unused)),
+        "started from '%s': %d tensors loaded; resized: %s; new: %s; not used: %s",
+        *(place, len(report.loaded)),
+        *(_modules(names) for names in (report.resized, report.new, report.unused)),
     )
+
+
+def _modules(names: Sequence[str]) -> str:
+    """["head.bias", "head.weight", "pos_embed"] -> "head, pos_embed"."""
+    return ", ".join(sorted({name.partition(".")[0] for name in names})) or "none"
 
 
 def _note(trainer: Trainer) -> None:

@@ -77,7 +77,7 @@ def make_schedule(
     common: dict[str, Any] = {"warmup_t": warmup, "warmup_prefix": True, "t_in_epochs": False}
     if optim.schedule == "constant":
         return StepLRScheduler(optimizer, decay_t=steps, decay_rate=1.0, **common)
-    common |= {"t_initial": steps - warmup + 1, "lr_min": optim.min_lr}
+    common |= {"t_initial": max(2, steps - warmup + 1), "lr_min": optim.min_lr}
     if optim.schedule == "poly":
         return PolyLRScheduler(optimizer, power=1.0, **common)
     return CosineLRScheduler(optimizer, **common)

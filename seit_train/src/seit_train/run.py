@@ -12,7 +12,6 @@ folder, evaluation and `--init` read it; this file does neither.
 """
 
 import json
-import math
 import os
 import platform
 import sys
@@ -91,7 +90,7 @@ class StoreIdentity:
             grid=(self.grid[0], self.grid[1]),
             codebook=None if rows is None else torch.tensor(rows),
             classes=self.classes,
-            unigram_entropy=self.vocabulary.entropy * math.log(2),
+            counts=torch.tensor(self.vocabulary.counts),
         )
 
     def vocabulary_fingerprint(self, size: int | None = None) -> str:
@@ -101,31 +100,35 @@ class StoreIdentity:
 
 
 class Run:
-    """A run folder that holds a training."""
+    """A training: its configuration, its store, and the folder that holds them."""
 
-    def __init__(self, folder: Path, task: type[Task], config: RunConfig, store: StoreIdentity):
-        """See `Run.create` and `Run.open`."""
-        self.folder, self.task, self.config, self.store = folder, task, config, store
+    def __init__(self, folder: Path, config: RunConfig, store: StoreIdentity) -> None:
+        """Describe a run; nothing is read or written before `write`."""
+        self.folder, self.config, self.store = folder, config, store
+        self.task: type[Task] = find("seit_train.tasks", config.task)
 
-    @classmethod
-    def create(cls, folder: Path, config: RunConfig, store: StoreIdentity) -> Self:
-        """Begin a run in a folder that is empty or not there yet.
+    def refuse_taken_folder(self) -> None:
+        """Look whether a new run may be written to this folder.
 
         Raises:
             UsageError: the folder holds a run already, or something else.
         """
+        folder = self.folder
         if (folder / CONFIG).exists():
             raise UsageError(
                 f"'{folder}' holds a run already. Continue it with --resume, or choose another -o."
             )
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UsageError(f"'{folder}' exists and holds no run. Choose an empty or a new -o.")
+
+    def write(self) -> None:
+        """Make the folder a run: store and vocabulary first, then the configuration."""
+        folder, store = self.folder, self.store
         folder.mkdir(parents=True, exist_ok=True)
         (folder / VOCABULARY).write_bytes(store.vocabulary.to_bytes())
         names = [field.name for field in fields(store) if field.name != "vocabulary"]
         _write_json(folder / STORE, {name: getattr(store, name) for name in names})
-        _write_json(folder / CONFIG, config.model_dump(mode="json"))  # last: now it is a run
-        return cls(folder, find("seit_train.tasks", config.task), config, store)
+        _write_json(folder / CONFIG, self.config.model_dump(mode="json"))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -143,7 +146,7 @@ class Run:
             raise TrainingError(f"run '{folder}' is damaged: {error}. Start a new run.") from error
         task = find("seit_train.tasks", settings["task"])
         config = make_config(task.Config, settings, origin=str(folder / CONFIG))
-        return cls(folder, task, config, store)
+        return cls(folder, config, store)
 
     @property
     def last(self) -> Path:

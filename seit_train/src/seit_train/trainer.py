@@ -24,7 +24,7 @@ from seit_train.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from seit_train.data import TokenBatch, evaluation_batches, iterate, training_loader
+from seit_train.data import TokenBatch, evaluation_loader, iterate, training_loader
 from seit_train.distributed import World, any_process, sum_over_processes
 from seit_train.metrics import Journal
 from seit_train.optim import make_optimizer, make_schedule
@@ -32,6 +32,7 @@ from seit_train.precision import autocast, resolve_precision
 from seit_train.run import Run
 from seit_train.signals import StopRequest
 from tokenstore.errors import TrainingError
+from tokenstore.loader import TokenLoader
 from tokenstore.reader import Split
 
 
@@ -67,12 +68,13 @@ class Trainer:
     def __init__(self, run: Run, world: World, train: Split, val: Split | None) -> None:
         """Build everything as it is before the first step."""
         config, device = run.config, world.device
-        self.run, self.world, self.config, self.train, self.val = run, world, config, train, val
+        self.run, self.world, self.config, self.train = run, world, config, train
         torch.manual_seed(config.seed)
         self.task = run.task(config, run.store.facts())
         self.model: nn.Module = self.task.build_model().to(device)
         self.optimizer = make_optimizer(self.model, config, self.task.layer_of)
         self.loader = training_loader(train, config, world)
+        self.val_loader = None if val is None else evaluation_loader(val, config, world)
         self.steps_per_epoch = len(self.loader)
         self.steps = config.steps or max(1, round((config.epochs or 0) * self.steps_per_epoch))
         self.schedule = make_schedule(self.optimizer, config, self.steps, self.steps_per_epoch)
@@ -243,8 +245,8 @@ class Trainer:
     def _evaluate_and_save(self, journal: Journal | None) -> None:
         """Evaluate where it is due and there is a val split; keep the newest and the best."""
         improved = False
-        if self.val is not None and self._is_due(self._steps_per_evaluation):
-            metrics = self.evaluate(self.val)
+        if self.val_loader is not None and self._is_due(self._steps_per_evaluation):
+            metrics = self._evaluate(self.val_loader)
             if journal:
                 journal.write(self.step, self.epoch, metrics)
             value = metrics[self.task.best_metric]
@@ -258,11 +260,11 @@ class Trainer:
             save_checkpoint(self.run.last, checkpoint)
 
     @torch.no_grad()
-    def evaluate(self, split: Split) -> dict[str, float]:
+    def _evaluate(self, loader: TokenLoader) -> dict[str, float]:
         """The task's metrics over a whole split, the same on every process."""
         model = self.judged.eval()
         with autocast(self.precision, self.world.device):
-            return self.task.evaluate(model, evaluation_batches(split, self.config, self.world))
+            return self.task.evaluate(model, iterate(loader))
 
     def _checkpoint(self) -> Checkpoint:
         tensors = optimizer_tensors(self.optimizer, self.model)

@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from tokenstore.errors import Mismatch, UnknownName, UsageError
 from tokenstore.order import Permutation
 from tokenstore.reader import Split
 
+Rows = tuple[NDArray[np.int64], NDArray[np.bool_]]
 Residency = Literal["auto", "stream", "device"]
 _RESIDENCIES = ("auto", "stream", "device")
 _LAST = ("pad", "drop")
@@ -35,6 +36,7 @@ _READ_AHEAD = 4  # batches in flight: enough to hide one slow read, and a few MB
 _READ_THREADS = 2
 _FILL_ROWS = 4096  # images read at a time while filling the device
 _COMFORT = 0.25  # `auto` takes at most this share of a device's memory
+_ORDERED_ROWS = 16384  # rows whose order is computed at a time
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +101,8 @@ class TokenLoader:
             world_size: number of processes that share every global batch.
             device: torch device of the batches; None gives numpy arrays and loads no torch.
             residency: `stream` reads records as needed, `device` keeps the whole split on the
-                device, `auto` takes `device` where a quarter of its memory is enough.
+                device, `auto` takes `device` where a quarter of its memory is enough. Numpy
+                batches are always streamed.
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
             shuffle: `full` shuffles the whole split anew each epoch, `none` keeps its order.
             keys: whether batches carry the samples' keys.
@@ -108,30 +111,12 @@ class TokenLoader:
             UsageError: a number out of range, or `drop` with a split smaller than a global batch.
             UnknownName: a residency, `last` or `shuffle` that does not exist.
         """
-        for what, value, known in (
-            ("residency", residency, _RESIDENCIES),
-            ("value of last", last, _LAST),
-            ("shuffle", shuffle, _SHUFFLES),
-        ):
-            if value not in known:
-                raise UnknownName(what, value, known)
-        if batch_size < 1 or not 0 <= rank < world_size:
-            raise UsageError(
-                f"batch_size {batch_size}, rank {rank} of {world_size}: a batch has at least one "
-                "row and ranks count from 0 to world_size - 1"
-            )
-        if device is None and residency == "device":
-            raise UsageError("residency 'device' needs a device, got None: pass device='cpu', say")
         self.split, self.batch_size, self.seed = split, batch_size, seed
         self.rank, self.world_size, self.device = rank, world_size, device
         self.residency, self.last, self.shuffle, self.keys = residency, last, shuffle, keys
         self.epoch, self.position = 0, 0  # of the next batch; position counts images
         self._resident: _Resident | None = None
-        if last == "drop" and len(split) < self.global_batch:
-            raise UsageError(
-                f"split '{split.name}' has {len(split)} images, fewer than one full batch of "
-                f"{self.global_batch}: use a smaller batch, or last='pad'"
-            )
+        self._refuse_nonsense()
         if device is not None or "torch" in sys.modules:
             _tell_torch()
 
@@ -189,36 +174,57 @@ class TokenLoader:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_resident": None}  # the copy is filled again where it is needed
 
+    def _refuse_nonsense(self) -> None:
+        for what, value, known in (
+            ("residency", self.residency, _RESIDENCIES),
+            ("value of last", self.last, _LAST),
+            ("shuffle", self.shuffle, _SHUFFLES),
+        ):
+            if value not in known:
+                raise UnknownName(what, value, known)
+        if self.batch_size < 1 or not 0 <= self.rank < self.world_size:
+            raise UsageError(
+                f"batch_size {self.batch_size}, rank {self.rank} of {self.world_size}: a batch has "
+                "at least one row and ranks count from 0 to world_size - 1"
+            )
+        if self.device is None and self.residency == "device":
+            raise UsageError("residency 'device' needs a device, got None: pass device='cpu', say")
+        if self.last == "drop" and len(self.split) < self.global_batch:
+            raise UsageError(
+                f"split '{self.split.name}' has {len(self.split)} images, fewer than one full "
+                f"batch of {self.global_batch}: use a smaller batch, or last='pad'"
+            )
+
     def _starts(self, position: int) -> range:
         """Positions at which the batches from `position` on begin."""
         images = len(self.split)
         left_over = (images - position) % self.global_batch if self.last == "drop" else 0
         return range(position, images - left_over, self.global_batch)
 
-    def _batches(self, epoch: int, starts: Iterable[int]) -> Batches:
+    def _batches(self, epoch: int, starts: range) -> Batches:
         if self._is_resident():
             resident = self._resident or _Resident(self.split, self.device)
             self._resident = resident
-            for start in starts:
-                index, valid = self._rows(epoch, start)
+            for index, valid in self._rows(epoch, starts):
                 keys = self.split.keys(index) if self.keys else None
                 yield resident.gather(index, valid, keys)
         else:
-            jobs = ((self._read, epoch, start) for start in starts)
-            yield from _read_ahead(jobs)
+            yield from _read_ahead(self._read, self._rows(epoch, starts))
 
-    def _rows(self, epoch: int, start: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """This process's sample numbers and validity, [B] each, of the batch at `start`."""
-        stop = start + self.global_batch
-        positions = np.arange(start + self.rank, stop, self.world_size, dtype=np.int64)
-        valid = positions < len(self.split)
-        positions %= len(self.split)  # padding repeats the head of the epoch
-        if self.shuffle == "none":
-            return positions, valid
-        return Permutation(len(self.split), self.seed, epoch).at(positions), valid
+    def _rows(self, epoch: int, starts: range) -> Iterator[Rows]:
+        """This process's sample numbers and validity, [B] each, batch by batch."""
+        order = Permutation(len(self.split), self.seed, epoch)
+        within = np.arange(self.rank, self.global_batch, self.world_size)
+        batches = max(1, _ORDERED_ROWS // self.batch_size)  # ordered at a time: cheaper by far
+        for first in range(0, len(starts), batches):
+            positions = np.array(starts[first : first + batches])[:, None] + within
+            valid = positions < len(self.split)
+            index = positions % len(self.split)  # padding repeats the head of the epoch
+            if self.shuffle == "full":
+                index = order.at(index.ravel()).reshape(index.shape)
+            yield from zip(index, valid, strict=True)
 
-    def _read(self, epoch: int, start: int) -> LoaderBatch:
-        index, valid = self._rows(epoch, start)
+    def _read(self, index: NDArray[np.int64], valid: NDArray[np.bool_]) -> LoaderBatch:
         batch = self.split.read(index, keys=self.keys)
         if self.device is None:
             return LoaderBatch(batch.ranks, batch.labels, valid, index, batch.keys)
@@ -236,6 +242,8 @@ class TokenLoader:
 
     def _is_resident(self) -> bool:
         """Whether the split lives on the device; `auto` decides here, once, and says so."""
+        if self.device is None:
+            return False
         if self.residency == "auto":
             needed, memory = _bytes_resident(self.split), _memory(self.device)
             self.residency = "device" if needed < _COMFORT * memory else "stream"
@@ -278,13 +286,13 @@ def _widen(ranks: Any) -> Any:
     return ranks.long() & 0xFFFF
 
 
-def _read_ahead(jobs: Iterable[tuple[Any, ...]]) -> Batches:
-    """Results of `job[0](*job[1:])`, in order, computed a few ahead in the background."""
+def _read_ahead(read: Callable[..., LoaderBatch], rows: Iterable[Rows]) -> Batches:
+    """Batches in the order of the rows, read a few ahead in the background."""
     pool = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="tokenstore-read")
     pending: deque[Future[LoaderBatch]] = deque()
     try:
-        for function, *arguments in jobs:
-            pending.append(pool.submit(function, *arguments))
+        for index, valid in rows:
+            pending.append(pool.submit(read, index, valid))
             if len(pending) >= _READ_AHEAD:
                 yield pending.popleft().result()
         while pending:
@@ -298,9 +306,7 @@ def _bytes_resident(split: Split) -> int:
 
 
 def _memory(device: Any) -> int:
-    """Bytes free on a GPU or built into the machine; 0 without a device: numpy batches stream."""
-    if device is None:
-        return 0
+    """Bytes free on a GPU, or built into the machine."""
     import torch
 
     if torch.device(device).type == "cuda":

@@ -1,0 +1,45 @@
+"""`seit-train evaluate`: how good a run is, on a store or on pictures."""
+
+import json
+from pathlib import Path
+
+import click
+
+from tokenstore.errors import UsageError
+
+
+@click.command("evaluate", epilog="Example: seit-train evaluate runs/first --images photos --json")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--store", help="Evaluate on a split of this store.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Evaluate on the pictures of this folder, through the store's own tokenizer.",
+)
+@click.option("--split", help="Which split.  [default: val]")
+@click.option("--weights", help="Weights of the tokenizer, where they are not at its own place.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def command(
+    run: Path,
+    store: str | None,
+    images: Path | None,
+    split: str | None,
+    weights: str | None,
+    as_json: bool,
+) -> None:
+    """Evaluate the best checkpoint of RUN."""
+    if (store is None) == (images is None):
+        raise UsageError("give either --store STORE or --images DIR: what should RUN be judged on?")
+    from seit_train.evaluate.on_images import evaluate_images
+    from seit_train.evaluate.on_store import evaluate_store
+    from seit_train.evaluate.trained import load_trained
+
+    trained = load_trained(run)
+    if images is not None:
+        metrics = evaluate_images(trained, images, split, weights)
+    else:
+        metrics = evaluate_store(trained, str(store), split or "val")
+    if as_json:
+        click.echo(json.dumps(metrics))
+    else:
+        click.echo("\n".join(f"{name:<10} {value:.6g}" for name, value in metrics.items()))

@@ -1,0 +1,100 @@
+"""The `seit-train` command: finds `cli/VERB.py` by name, as `tokenstore` does.
+
+The commands that train differ in their task only, so they are made here, from one mould. Nothing
+imports torch before a command runs, so that `seit-train --help` is quick.
+"""
+
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar
+
+import click
+
+from seit_train import cli
+from tokenstore.cli.main import Commands
+
+if TYPE_CHECKING:
+    from seit_train.launch import Outcome
+
+
+class TrainCommands(Commands):
+    """A group whose commands are the modules beside this one."""
+
+    package: ClassVar[ModuleType] = cli
+
+
+@click.group(
+    cls=TrainCommands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: seit-train classify photos.tokenstore -o runs/first --recipe cpu_tiny",
+)
+@click.version_option(package_name="seit-train", prog_name="seit-train")
+def main() -> None:
+    """Train vision models from the tokens of a store."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # on stderr
+    for package in ("seit_train", "tokenstore"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
+def training_command(task: str, purpose: str, next_command: str) -> click.Command:
+    """The command `seit-train TASK STORE -o RUN ...`.
+
+    Args:
+        task: name of the task and of the command.
+        purpose: what the command does, for its help page.
+        next_command: what to do with the run afterwards, with {store} and {run} to fill in.
+    """
+
+    @click.command(
+        task,
+        help=f"{purpose}\n\nSettings of the recipe are changed with KEY=VALUE, dotted keys and "
+        "YAML values, such as optim.weight_decay=0.1. Under torchrun, start it with `python -m "
+        "seit_train`.",
+        epilog=f"Example: seit-train {task} photos.tokenstore -o runs/{task} epochs=20",
+    )
+    @click.argument("store")
+    @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+    @click.option(
+        "-o", "--output", required=True, metavar="RUN", help="Folder that the run is written to."
+    )
+    @click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Settings to start from; `seit-train recipes` lists them.  [default: cpu_tiny]",
+    )
+    @click.option("--init", metavar="RUN|CKPT", help="Start from the weights of another run.")
+    @click.option(
+        "--resume", is_flag=True, help="Continue the run in RUN; begin it where there is none."
+    )
+    def command(
+        store: str,
+        overrides: tuple[str, ...],
+        output: str,
+        recipe: str | None,
+        init: str | None,
+        resume: bool,
+    ) -> None:
+        from seit_train.launch import TrainRequest, train
+
+        request = TrainRequest(task, store, Path(output), recipe, overrides, init, resume)
+        outcome = train(request)
+        if outcome.is_first:
+            click.echo(_report(outcome, next_command.format(store=store, run=output)))
+
+    return command
+
+
+def _report(outcome: "Outcome", next_command: str) -> str:
+    """Where it is, how good it is, how long it took, what comes next."""
+    task = outcome.run.task
+    best = "no val split to judge by" if outcome.best is None else f"{outcome.best:.4f}"
+    ended = "" if outcome.trained else " (it had ended before: nothing was left to train)"
+    return "\n".join(
+        [
+            f"run    {outcome.run.folder}{ended}",
+            f"best   {task.best_metric} {best}",
+            f"took   {outcome.seconds:,.0f} s for {outcome.steps:,} steps",
+            f"next   {next_command}",
+        ]
+    )

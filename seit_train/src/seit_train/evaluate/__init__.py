@@ -1,0 +1,1 @@
+"""Evaluation of finished runs: on a split of a store, or on folders of pictures."""

@@ -1,0 +1,186 @@
+"""Evaluation on pictures: through the tokenizer and preprocessing of the store, to ranks.
+
+A model knows the codes of its vocabulary only. Where the tokenizer gives another one, the nearest
+code of the vocabulary stands in for it, and how often that happened is part of the result. Labels
+are the names of class folders, matched with the classes of the run.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seit_train.data import TokenBatch
+from seit_train.evaluate.trained import Trained
+from seit_train.run import StoreIdentity
+from tokenstore.errors import ImageRejected, Mismatch, UsageError
+from tokenstore.preprocess import Preprocess
+from tokenstore.progress import WorkProgress
+from tokenstore.sources import open_source
+from tokenstore.sources.base import Item, Listing, Source
+from tokenstore.tokenizers import load_tokenizer
+from tokenstore.tokenizers.base import Tokenizer
+
+_BATCH = 64
+_DECODERS = 4
+
+
+class Picture(NamedTuple):
+    """An image that can be read, and its label in the classes of the run (or none)."""
+
+    item: Item
+    label: int | None
+
+
+def evaluate_images(
+    trained: Trained, folder: Path, split: str | None = None, weights: str | None = None
+) -> dict[str, float]:
+    """Metrics over a folder of pictures.
+
+    Args:
+        trained: the model.
+        folder: class folders, a folder with train/ val/ ..., or a plain folder.
+        split: which of its splits; None takes val where there is one, else the only one.
+        weights: file of the tokenizer's weights; None means the tokenizer's own place.
+
+    Returns:
+        The metrics, `rejected`: how many images could not be read, and `replaced`: the share of
+        tokens whose code the vocabulary lacks.
+
+    Raises:
+        Mismatch: other weights than those that made the store.
+        UsageError: class folders that the run does not know, or a split that is not there.
+    """
+    source = open_source(str(folder))
+    known = trained.run.store
+    pictures = labelled_pictures(source.listing(), known, split)
+    device = trained.world.device
+    tokenizer = load_run_tokenizer(known, weights, device)
+    with WorkProgress("evaluating", total=len(pictures), unit="images") as progress:
+        batches = TokenizedPictures(source, pictures, tokenizer, known, device, progress)
+        metrics = trained.judge(batches)
+    return {**metrics, "rejected": batches.rejected, "replaced": batches.replaced_share}
+
+
+def labelled_pictures(listing: Listing, known: StoreIdentity, split: str | None) -> list[Picture]:
+    """The images of one split, labelled by the names of the run's classes.
+
+    Raises:
+        UsageError: no such split, or a class folder that is none of the run's classes.
+    """
+    if split is None:
+        split = "val" if "val" in listing.splits else next(iter(listing.splits))
+    if split not in listing.splits:
+        there = ", ".join(listing.splits)
+        raise UsageError(f"the images have no split '{split}', only: {there}")
+    names = listing.classes or ()
+    labels = {name: label for label, name in enumerate(known.classes)}
+    unknown = [name for name in names if name not in labels]
+    if known.classes and unknown:
+        raise UsageError(
+            f"class folder '{unknown[0]}' is none of the classes of the run "
+            f"({', '.join(known.classes[:5])}, ...). Rename it, or evaluate without it."
+        )
+    return [
+        Picture(item, None if item.label is None else labels.get(names[item.label]))
+        for item in listing.splits[split]
+    ]
+
+
+def load_run_tokenizer(
+    known: StoreIdentity, weights: str | None, device: torch.device
+) -> Tokenizer:
+    """The tokenizer that made the run's store, with its preprocessing.
+
+    Raises:
+        Mismatch: the weights found are others.
+    """
+    name, expected = known.tokenizer["name"], known.tokenizer["weights"]
+    preprocess = Preprocess.from_json(dict(known.preprocess))
+    tokenizer = load_tokenizer(name, weights, device=str(device), preprocess=preprocess)
+    if tokenizer.weights_sha256 != expected:
+        raise Mismatch(
+            f"the store of this run was made with {name} weights {expected}, found "
+            f"{tokenizer.weights_sha256}. Pass the weights that made it with --weights."
+        )
+    return tokenizer
+
+
+def nearest_ranks(codebook: NDArray[np.float32], ids: NDArray[np.int32]) -> Tensor:
+    """The rank that stands for each code, int64 [codes]: its own, or that of the nearest code.
+
+    Args:
+        codebook: float32 [codes, d] of the tokenizer.
+        ids: int32 [K], the codes of the vocabulary in rank order.
+    """
+    codes = torch.from_numpy(np.asarray(codebook))
+    distances = torch.cdist(codes, codes[torch.from_numpy(ids).long()])
+    ranks = distances.argmin(dim=1)
+    ranks[torch.from_numpy(ids).long()] = torch.arange(len(ids))  # also where codes coincide
+    return ranks
+
+
+class TokenizedPictures:
+    """Pictures as batches of ranks; counts what could not be read and what had to be replaced."""
+
+    def __init__(
+        self,
+        source: Source,
+        pictures: list[Picture],
+        tokenizer: Tokenizer,
+        known: StoreIdentity,
+        device: torch.device,
+        progress: WorkProgress,
+    ) -> None:
+        """Prepare; nothing is read before the first batch is asked for."""
+        self._source, self._pictures, self._tokenizer = source, pictures, tokenizer
+        self._device, self._progress = device, progress
+        self._ranks_of = nearest_ranks(tokenizer.codebook, known.vocabulary.ids)
+        self._is_known = torch.zeros(len(self._ranks_of), dtype=torch.bool)
+        self._is_known[torch.from_numpy(known.vocabulary.ids).long()] = True
+        self.rejected, self._tokens, self._replaced = 0, 0, 0
+
+    @property
+    def replaced_share(self) -> float:
+        """Share of tokens whose code the vocabulary lacks."""
+        return self._replaced / max(1, self._tokens)
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        """Batches of up to 64 images in the order of the listing."""
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            for start in range(0, len(self._pictures), _BATCH):
+                some = self._pictures[start : start + _BATCH]
+                decoded = list(pool.map(self._decode, some))
+                good = [number for number, array in enumerate(decoded) if array is not None]
+                self.rejected += len(some) - len(good)
+                if good:
+                    images = np.stack([array for array in decoded if array is not None])
+                    yield self._batch(images, [some[n] for n in good], start + np.array(good))
+                self._progress.advance(len(some))
+
+    def _decode(self, picture: Picture) -> NDArray[np.uint8] | None:
+        try:
+            return self._tokenizer.preprocess(self._source.load(picture.item))
+        except ImageRejected:
+            return None
+
+    def _batch(
+        self, images: NDArray[np.uint8], pictures: list[Picture], index: NDArray[np.int64]
+    ) -> TokenBatch:
+        ids = self._tokenizer.encode(images)
+        self._tokens += ids.numel()
+        self._replaced += int((~self._is_known[ids]).sum())
+        known = [picture.label for picture in pictures if picture.label is not None]
+        labels = torch.tensor(known) if len(known) == len(pictures) else None
+        return TokenBatch(
+            ranks=self._ranks_of[ids].to(self._device),
+            labels=None if labels is None else labels.to(self._device),
+            valid=torch.ones(len(images), dtype=torch.bool, device=self._device),
+            index=torch.from_numpy(index).to(self._device),
+            keys=[picture.item.key for picture in pictures],
+        )

@@ -1,0 +1,29 @@
+"""Evaluation on a split of a store whose ranks mean the same codes as those of the run."""
+
+from seit_train.data import evaluation_loader, iterate
+from seit_train.evaluate.trained import Trained
+from tokenstore.errors import Mismatch
+from tokenstore.reader import open_store
+
+
+def evaluate_store(trained: Trained, place: str, split: str) -> dict[str, float]:
+    """Metrics over a whole split.
+
+    Raises:
+        Mismatch: vocabulary, grid or classes are not those of the run.
+        UnknownName: no such split.
+    """
+    store, known = open_store(place), trained.run.store
+    samples = store[split]
+    vocabulary = known.vocabulary_fingerprint(len(store.vocabulary))
+    for what, ours, theirs in (
+        ("vocabulary", vocabulary[:12], store.vocabulary_fingerprint[:12]),
+        ("grid", known.grid, tuple(store.manifest.grid)),
+        ("classes", known.classes, tuple(store.manifest.classes or ())),
+    ):
+        if ours != theirs:
+            raise Mismatch(
+                f"run '{trained.run.folder}' was trained on {what} {ours}, store '{place}' has "
+                f"{theirs}. Evaluate on the images themselves with --images."
+            )
+    return trained.judge(iterate(evaluation_loader(samples, trained.run.config, trained.world)))

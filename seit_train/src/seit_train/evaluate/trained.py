@@ -1,0 +1,70 @@
+"""A trained model, ready to be judged: the best checkpoint of a run, without its store."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from seit_train.checkpoint import MODEL, load_weights
+from seit_train.data import TokenBatch
+from seit_train.distributed import World
+from seit_train.precision import autocast, resolve_precision
+from seit_train.run import Run
+from seit_train.tasks.base import Task
+from tokenstore.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode, its task and run, and where it computes."""
+
+    run: Run
+    task: Task
+    model: nn.Module
+    world: World
+
+    @torch.no_grad()
+    def judge(self, batches: Iterable[TokenBatch]) -> dict[str, float]:
+        """`n`, the number of images, and the task's metrics without their `val_`.
+
+        Raises:
+            UsageError: there is no image to judge by.
+        """
+        counted = _Counted(batches)
+        with autocast(
+            resolve_precision(self.run.config.loop.precision, self.world.device), self.world.device
+        ):
+            metrics = self.task.evaluate(self.model, counted)
+        if counted.images == 0:
+            raise UsageError("there is no image to evaluate on")
+        plain = {name.removeprefix("val_"): value for name, value in metrics.items()}
+        return {"n": counted.images, **plain}
+
+
+def load_trained(folder: Path) -> Trained:
+    """The best checkpoint of a run (the newest, where nothing was evaluated), on cuda or cpu.
+
+    Raises:
+        TrainingError: there is no run, or no whole checkpoint in it.
+    """
+    run = Run.open(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = run.task(run.config, run.store.facts())
+    model = task.build_model()
+    model.load_state_dict(load_weights(run.result() / MODEL)[0])
+    return Trained(run, task, model.to(device).eval(), World(0, 1, device))
+
+
+class _Counted:
+    """Passes batches on and counts their valid rows."""
+
+    def __init__(self, batches: Iterable[TokenBatch]) -> None:
+        self._batches = batches
+        self.images = 0
+
+    def __iter__(self) -> Iterator[TokenBatch]:
+        for batch in self._batches:
+            self.images += int(batch.valid.sum())
+            yield batch

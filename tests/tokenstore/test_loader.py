@@ -1,0 +1,305 @@
+"""Loading: each image once an epoch, in one order on any number of processes, resumable."""
+
+import pickle
+import subprocess
+import sys
+import threading
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.toy_store import ToyStore, write_toy_store
+from tokenstore.errors import Mismatch, UnknownName, UsageError
+from tokenstore.loader import TokenLoader
+
+COUNT = 37
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_toy_store(tmp_path_factory.mktemp("loader") / "s", ToyStore({"train": COUNT}))
+
+
+@pytest.fixture(scope="module")
+def train(store):
+    return store["train"]
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    toy = ToyStore({"train": 10, "val": 0}, classes=0)
+    return write_toy_store(tmp_path_factory.mktemp("loader") / "u", toy)
+
+
+class FakeSplit:
+    """As much of a split as the order needs, of any size."""
+
+    name = "fake"
+
+    def __init__(self, count):
+        self.count, self.store = count, None
+
+    def __len__(self):
+        return self.count
+
+
+def rows(count, batch_size, world_size, last, position=0, epoch=0):
+    """Sample numbers of each global batch, [batches, global batch], and their validity."""
+    loaders = [
+        TokenLoader(
+            FakeSplit(count), batch_size=batch_size, rank=r, world_size=world_size, last=last
+        )
+        for r in range(world_size)
+    ]
+    per_rank = [list(one._rows(epoch, one._starts(position))) for one in loaders]
+    assert len({len(batches) for batches in per_rank}) == 1, "every rank has as many batches"
+    joined = []
+    for parts in zip(*per_rank, strict=True):
+        index = np.stack([index for index, _ in parts], axis=1).ravel()
+        valid = np.stack([valid for _, valid in parts], axis=1).ravel()
+        joined.append((index, valid))
+    return joined
+
+
+def valid_images(batches):
+    return np.concatenate([index[valid] for index, valid in batches]) if batches else np.array([])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    count=st.integers(1, 300),
+    batch_size=st.integers(1, 40),
+    world_size=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+)
+def test_with_padding_each_image_is_valid_exactly_once(count, batch_size, world_size, epoch):
+    batches = rows(count, batch_size, world_size, "pad", epoch=epoch)
+    assert len(batches) == -(-count // (batch_size * world_size))
+    assert sorted(valid_images(batches)) == list(range(count))
+    assert all(index.min() >= 0 and index.max() < count for index, _ in batches)
+
+
+@settings(max_examples=200, deadline=None)
+@given(count=st.integers(1, 300), batch_size=st.integers(1, 40), world_size=st.integers(1, 9))
+def test_dropping_gives_full_batches_without_repeats(count, batch_size, world_size):
+    if count < batch_size * world_size:
+        with pytest.raises(UsageError, match="fewer than one full batch"):
+            rows(count, batch_size, world_size, "drop")
+        return
+    batches = rows(count, batch_size, world_size, "drop")
+    assert len(batches) == count // (batch_size * world_size)
+    images = valid_images(batches)
+    assert len(set(images)) == len(images) == len(batches) * batch_size * world_size
+
+
+@pytest.mark.parametrize("last", ["pad", "drop"])
+def test_a_global_batch_is_the_same_on_1_2_4_and_8_processes(last):
+    expected = rows(100, 8, 1, last, epoch=2)
+    for world_size in (2, 4, 8):
+        found = rows(100, 8 // world_size, world_size, last, epoch=2)
+        for (index, valid), (other, other_valid) in zip(expected, found, strict=True):
+            assert np.array_equal(index, other)
+            assert np.array_equal(valid, other_valid)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(1, 200),
+    first=st.tuples(st.integers(1, 12), st.integers(1, 4)),
+    then=st.tuples(st.integers(1, 12), st.integers(1, 4)),
+    done=st.integers(0, 5),
+)
+def test_resuming_with_another_global_batch_still_shows_each_image_once(count, first, then, done):
+    before = rows(count, *first, "pad")[:done]
+    position = min(count, done * first[0] * first[1])
+    after = rows(count, *then, "pad", position=position) if position < count else []
+    seen = np.concatenate([valid_images(before), valid_images(after)])
+    assert sorted(seen) == list(range(count))
+
+
+@pytest.mark.parametrize("residency", ["stream", "device"])
+def test_batches_are_what_the_reader_gives(train, residency):
+    loader = TokenLoader(train, batch_size=8, device="cpu", residency=residency, keys=True)
+    for batch in loader:
+        expected = train.read(batch.index.numpy(), keys=True)
+        assert batch.ranks.dtype == torch.int64
+        assert np.array_equal(batch.ranks.numpy(), expected.ranks)
+        assert np.array_equal(batch.labels.numpy(), expected.labels)
+        assert batch.keys == expected.keys
+
+
+def test_without_a_device_batches_are_numpy_and_the_same(train):
+    with_torch = TokenLoader(train, batch_size=8, device="cpu", residency="device")
+    for plain, batch in zip(TokenLoader(train, batch_size=8), with_torch, strict=True):
+        assert isinstance(plain.ranks, np.ndarray)
+        assert plain.ranks.dtype == np.uint16
+        assert np.array_equal(plain.ranks, batch.ranks)
+        assert np.array_equal(plain.valid, batch.valid)
+        assert np.array_equal(plain.index, batch.index)
+        assert plain.keys is None
+
+
+def test_ranks_beyond_int16_come_out_positive(train, monkeypatch):
+    read = type(train).read
+
+    def large(split, *arguments, **options):
+        batch = read(split, *arguments, **options)
+        batch.ranks[:] += 60000
+        return batch
+
+    monkeypatch.setattr(type(train), "read", large)
+    for residency in ("stream", "device"):
+        batch = next(iter(TokenLoader(train, batch_size=8, device="cpu", residency=residency)))
+        assert batch.ranks.min() >= 60000
+
+
+def test_one_for_is_one_epoch_and_the_next_is_another_order(train):
+    loader = TokenLoader(train, batch_size=8)
+    epochs = [np.concatenate([batch.index[batch.valid] for batch in loader]) for _ in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(COUNT))] * 2
+    assert not np.array_equal(*epochs)
+    assert loader.state_dict()["epoch"] == 2
+
+
+def test_leaving_early_goes_on_behind_the_batches_handed_out(train):
+    whole = [batch.index for batch in TokenLoader(train, batch_size=8)]
+    loader = TokenLoader(train, batch_size=8)
+    first = [batch.index for batch in islice(loader, 2)]
+    rest = [batch.index for batch in loader]
+    assert np.array_equal(np.concatenate(first + rest), np.concatenate(whole))
+
+
+def test_the_order_is_the_split_s_own_without_a_shuffle(train):
+    index = np.concatenate([b.index for b in TokenLoader(train, batch_size=37, shuffle="none")])
+    assert np.array_equal(index, np.arange(COUNT))
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 4, 5])
+def test_a_state_resumes_on_another_world_size(train, taken):
+    whole = TokenLoader(train, batch_size=8)
+    list(whole)  # a first epoch
+    batches = iter(whole)
+    for _ in range(taken):
+        next(batches)
+    state = whole.state_dict()
+    loaders = [TokenLoader(train, batch_size=2, rank=r, world_size=4) for r in range(4)]
+    for loader in loaders:
+        loader.load_state_dict(state)
+    if taken == 5:
+        assert (state["epoch"], state["position"]) == (2, 0)
+        batches = iter(whole)
+    for expected, *parts in zip(batches, *loaders, strict=True):
+        joined = np.stack([part.index for part in parts], axis=1).ravel()
+        assert np.array_equal(joined, expected.index)
+
+
+def test_a_state_is_plain_json_with_four_members(train):
+    state = TokenLoader(train, batch_size=8, seed=3).state_dict()
+    assert state == {
+        "epoch": 0,
+        "position": 0,
+        "seed": 3,
+        "fingerprint": train.store.fingerprint,
+    }
+
+
+def test_a_state_of_another_store_is_refused_with_the_cure(train, unlabelled):
+    state = TokenLoader(unlabelled["train"], batch_size=2).state_dict()
+    with pytest.raises(Mismatch, match="Resume with the store of the run"):
+        TokenLoader(train, batch_size=2).load_state_dict(state)
+
+
+def test_a_state_of_another_seed_is_refused_with_the_cure(train):
+    state = TokenLoader(train, batch_size=2, seed=1).state_dict()
+    with pytest.raises(Mismatch, match="seed=1"):
+        TokenLoader(train, batch_size=2).load_state_dict(state)
+
+
+def test_a_split_without_labels_gives_none(unlabelled):
+    for residency in ("stream", "device"):
+        loader = TokenLoader(unlabelled["train"], batch_size=4, device="cpu", residency=residency)
+        assert all(batch.labels is None for batch in loader)
+
+
+def test_an_empty_split_has_no_batches(unlabelled):
+    for device in (None, "cpu"):
+        loader = TokenLoader(unlabelled["val"], batch_size=4, device=device)
+        assert len(loader) == 0
+        assert list(loader) == []
+        assert loader.state_dict()["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank 2 of 2"),
+        ({"batch_size": 64, "last": "drop"}, "fewer than one full batch of 64"),
+        ({"batch_size": 4, "residency": "device"}, "needs a device"),
+    ],
+)
+def test_nonsense_is_refused(train, options, words):
+    with pytest.raises(UsageError, match=words):
+        TokenLoader(train, **options)
+
+
+def test_unknown_words_list_the_known_ones(train):
+    with pytest.raises(UnknownName, match="auto, device, stream"):
+        TokenLoader(train, batch_size=4, residency="ram")
+
+
+def test_auto_takes_the_device_and_says_so(train, caplog):
+    loader = TokenLoader(train, batch_size=8, device="cpu")
+    with caplog.at_level("INFO", logger="tokenstore.loader"):
+        list(loader)
+        list(loader)
+    assert [record.message.count("residency device") for record in caplog.records] == [1]
+
+
+def test_threads_are_gone_when_a_loop_is_left(train):
+    before = threading.active_count()
+    for number, _ in enumerate(TokenLoader(train, batch_size=2)):
+        if number == 3:
+            break
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_reader_reaches_the_loop(train, monkeypatch):
+    def broken(split, *arguments, **options):
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(type(train), "read", broken)
+    with pytest.raises(OSError, match="disk on fire"):
+        list(TokenLoader(train, batch_size=8))
+
+
+def test_a_loader_pickles_and_goes_on_where_it_stood(train):
+    loader = TokenLoader(train, batch_size=8, device="cpu")
+    next(iter(loader))
+    copy = pickle.loads(pickle.dumps(loader))
+    for ours, theirs in zip(loader, copy, strict=True):
+        assert torch.equal(ours.ranks, theirs.ranks)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_torch_s_dataloader_takes_a_loader(train, workers):
+    loader = TokenLoader(train, batch_size=8, device="cpu", residency="stream")
+    expected = [batch.index for batch in TokenLoader(train, batch_size=8, device="cpu")]
+    options = {"multiprocessing_context": "spawn"} if workers else {}
+    wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=workers, **options)
+    found = [batch.index for batch in wrapped]
+    assert torch.equal(torch.cat(found), torch.cat(expected))
+
+
+def test_numpy_batches_load_no_torch(train):
+    program = (
+        "import sys, tokenstore.reader as r; from tokenstore.loader import TokenLoader;"
+        f"loader = TokenLoader(r.open_store({str(train.store.url)!r})['train'], batch_size=8);"
+        "print(sum(int(b.valid.sum()) for b in loader), 'torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout.split() == [str(COUNT), "False"], ran.stderr
