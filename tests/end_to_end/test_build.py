@@ -312,20 +312,29 @@ def test_leftovers_of_a_whole_store_are_cleared(corpus: Path, out: Path) -> None
     assert not plan.parent.exists()
 
 
-@pytest.mark.parametrize("change", [["--seed", "1"], ["--codec", "gzip"], ["--limit", "2"]])
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        (["--seed", "1"], "plan: other options or versions"),
+        (["--codec", "gzip"], "codec"),
+        (["--image-size", "64"], "preprocess"),
+        (["--order", "input"], "order"),
+    ],
+)
 def test_a_whole_store_of_other_options_is_refused_untouched(
-    corpus: Path, out: Path, change: list[str]
+    corpus: Path, out: Path, change: list[str], differing: str
 ) -> None:
     built(corpus, "-o", out)
     before = tree(out.parent)
-    assert_refused(build(corpus, "-o", out, *change), "finished store of another input")
+    result = build(corpus, "-o", out, *change)
+    assert_refused(result, f"is a finished store with another {differing}.")
     assert tree(out.parent) == before
 
 
 def test_a_whole_store_of_another_input_is_refused(corpus: Path, out: Path) -> None:
     built(corpus, "-o", out)
     write_corpus(corpus, {"train": 11})
-    assert_refused(build(corpus, "-o", out), "finished store of another input")
+    assert_refused(build(corpus, "-o", out), "is a finished store with another input.")
 
 
 def test_a_foreign_folder_is_refused_untouched(corpus: Path, out: Path) -> None:

@@ -87,11 +87,22 @@ def _is_begun(staging: Storage, plan: Plan) -> bool:
 
 def _check_same_store(target: Storage, plan: Plan) -> None:
     manifest = load_manifest(target)
-    if manifest.plan != plan.hash:
-        raise BuildError(
-            f"'{target.url}' is a finished store of another input, other options or other "
-            "versions. Choose another -o, or delete it first."
-        )
+    if manifest.plan == plan.hash:
+        return
+    facts = plan.facts
+    pairs = {
+        "input": (manifest.source.listing, facts["source"]["listing"]),
+        "tokenizer": (manifest.tokenizer.model_dump(), facts["tokenizer"]),
+        "preprocess": (manifest.preprocess, facts["preprocess"]),
+        "codec": ([tables.codec for tables in manifest.table_sets], [facts["codec"]]),
+        "order": (manifest.order.rule, facts["order"]),
+    }
+    differing = [name for name, (found, wanted) in pairs.items() if found != wanted]
+    raise BuildError(
+        f"'{target.url}' is a finished store with another "
+        f"{', '.join(differing) or 'plan: other options or versions'}. "
+        "Choose another -o, or delete it first."
+    )
 
 
 def _check_no_strangers(place: str, target: Storage, begun: bool) -> None:

@@ -70,7 +70,9 @@ def build_store(
     output = claim_output(place, plan)
     if output.is_done:
         output.clear_staging()
-        return BuildReport(output.target.url, load_manifest(output.target), False, 0)
+        return BuildReport(
+            output.target.url, load_manifest(output.target), is_new=False, tokenized=0
+        )
     stream = running.stream
     with (
         ThreadPoolExecutor(running.workers) as pool,
@@ -86,4 +88,4 @@ def build_store(
         places = (output.staging, output.target)
         manifest = pack(plan, finished, places, tokenizer.codebook, bar.advance)
     output.clear_staging()
-    return BuildReport(output.target.url, manifest, True, progress.fresh)
+    return BuildReport(output.target.url, manifest, is_new=True, tokenized=progress.fresh)
