@@ -132,14 +132,16 @@ def _counts(
 
 
 def _sample(finished: Sequence[Finished], staging: Storage) -> NDArray[np.integer]:
-    """Ids that the codec's tables are fitted on, [n, *grid], evenly from the commonest parts.
+    """Ids that the codec's tables are fitted on, [n, *grid], evenly over the store.
 
-    From train where it has images, else from everything; all images if there are few.
+    From train where it has images, else from everything; all images if there are few. At least
+    `SAMPLE_PARTS` parts are opened if there are so many, and more only if they are small.
     """
     filled = [(part, report.count) for part, report in finished if report.count]
-    chosen = [pair for pair in filled if pair[0].split == "train"] or filled
-    chosen = [chosen[i] for i in _evenly(len(chosen), SAMPLE_PARTS)]
-    share = max(1, SAMPLE_IMAGES // len(chosen))
+    filled = [pair for pair in filled if pair[0].split == "train"] or filled
+    needed = SAMPLE_IMAGES * len(filled) // sum(count for _, count in filled) + 1
+    chosen = [filled[i] for i in _evenly(len(filled), max(SAMPLE_PARTS, needed))]
+    share = SAMPLE_IMAGES // len(chosen) + 1
     return np.concatenate(
         [read_part(part, staging).ids[_evenly(count, share)] for part, count in chosen]
     )
