@@ -90,7 +90,7 @@ def test_the_task_learns_on_a_batch_it_sees_again_and_again():
 
     torch.manual_seed(0)
     plugin = example("A task")
-    facts = StoreFacts(9, (8, 8), torch.randn(9, 4), classes=(), unigram_entropy=2.0)
+    facts = StoreFacts(9, (8, 8), torch.randn(9, 4), classes=(), counts=torch.ones(9))
     vit = {"width": 32, "depth": 2, "heads": 2}
     config = plugin.Config(task="rotation", steps=1, batch_size=16, lr=3e-3, model=vit)
     task = plugin(config, facts)

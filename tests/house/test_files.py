@@ -67,14 +67,15 @@ def test_functions_are_short():
     assert long == []
 
 
-def test_functions_take_few_parameters():
+def test_only_click_commands_of_the_command_folders_take_many_parameters():
+    """Everywhere else ruff counts them (PLR0913); there it is switched off for the commands."""
     wide = [
         f"{name}:{node.lineno} {node.name}"
         for name, _, tree in modules(*PRODUCT)
         for node in functions(tree)
-        if not is_click_command(node)
-        and len([a for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")])
-        > MAX_PARAMETERS
+        if "/cli/" in name
+        and not is_click_command(node)
+        and len(node.args.args + node.args.kwonlyargs) > MAX_PARAMETERS
     ]
     assert wide == []
 

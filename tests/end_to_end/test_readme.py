@@ -1,0 +1,60 @@
+"""The README's code blocks, run as they stand, one after the other, on a small drawn corpus."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from pipelines.demo.scenes import Corpus, write_corpus
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"<!-- runs -->\n```(\w+)\n(.*?)```", re.DOTALL)
+
+
+def test_the_readme_runs(tmp_path):
+    write_corpus(tmp_path / "photos", Corpus({"train": 32, "val": 4}, size=128))
+    blocks = BLOCK.findall(TEXT)
+    assert [language for language, _ in blocks] == ["sh", "sh", "python", "python"]
+    bin_folder = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    program = ""
+    for language, code in blocks:
+        if language == "python":
+            program += code  # a later block goes on where an earlier one ended
+            command = [sys.executable, "-c", program]
+        else:
+            command = ["sh", "-e", "-c", code]
+        ran = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, f"{code}\n{ran.stdout}\n{ran.stderr}"
+
+
+def test_every_link_of_the_documents_leads_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    dead = [
+        f"{page.name} -> {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert dead == []
+
+
+def test_the_file_tree_names_every_module_and_nothing_else():
+    """Each line of the tree is a folder or a file of it; plugins and tests may be summed up."""
+    tree = TEXT.split("## Where things are")[1].split("```")[1]
+    stack, listed = [], set()
+    for line in tree.strip("\n").splitlines():
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        stack = [*stack[: indent // 2], name.rstrip("/")]
+        listed.add("/".join(stack))
+        assert (ROOT / "/".join(stack)).exists(), f"the tree names {'/'.join(stack)}"
+    for package in ("tokenstore", "seit_train"):
+        source = ROOT / package / "src" / package
+        modules = {f"{package}/src/{package}/{path.name}" for path in source.glob("*.py")}
+        folders = {f"{package}/src/{package}/{p.parent.name}" for p in source.glob("*/__init__.py")}
+        missing = (modules | folders) - listed - {f"{package}/src/{package}/__init__.py"}
+        assert missing == set()

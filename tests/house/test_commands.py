@@ -1,0 +1,45 @@
+"""The commands document themselves, and docs/cli.md is what they say."""
+
+import pytest
+
+from docs.make_cli import PAGE, command_tree, page
+
+TREE = {name: (command, context) for name, command, context in command_tree()}
+EXPECTED = {
+    "tokenstore build",
+    "tokenstore info",
+    "tokenstore verify",
+    "tokenstore show",
+    "tokenstore tokenizers",
+    "tokenstore fit",
+    "seit-train mtm",
+    "seit-train classify",
+    "seit-train evaluate",
+}
+
+
+def test_the_commands_that_the_design_promises_exist():
+    assert set(TREE) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", sorted(TREE))
+def test_every_help_page_ends_with_an_example_of_its_command(name):
+    command, context = TREE[name]
+    assert command.help, f"{name} has no help"
+    last = command.get_help(context).rstrip().rpartition("\n\n")[2]
+    assert last.strip().startswith(f"Example: {name}"), "the help page ends otherwise"
+
+
+@pytest.mark.parametrize("name", sorted(TREE))
+def test_every_option_says_what_it_is_for(name):
+    command, _ = TREE[name]
+    silent = [
+        option.opts[-1]
+        for option in command.params
+        if option.param_type_name == "option" and not option.help
+    ]
+    assert silent == []
+
+
+def test_the_page_of_commands_is_fresh():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make docs`"
