@@ -125,6 +125,7 @@ class ShardReader:
         self.name = place.shard.shard.name
         self.tables = place.shard.tables
         self.first = place.first
+        self.salt = checks.salt(place.tables)
         self._check_length()
         index_place = IndexPlace(
             place.storage, place.shard, place.columns, place.block, place.first
@@ -156,7 +157,7 @@ class ShardReader:
         """As `records`, but tells which records are wrong instead of raising."""
         fetched = self._fetch(*self.index.locate(column, samples))
         numbers = (samples + self._place.first).astype(np.uint64)
-        tables = checks.salt(self._place.tables) if column == "ranks" else NO_TABLES
+        tables = self.salt if column == "ranks" else NO_TABLES
         return checks.gather(*fetched, numbers, tables)
 
     def fixed(self, column: str, samples: Offsets) -> NDArray[np.int64]:

@@ -9,42 +9,58 @@ Symbol 255 thus means "add 255 and read on". Every rank ends with a byte below 2
 ranks holds exactly n such bytes. This is no codec by itself: it knows no compressor and no records.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore.compiled import compiled
+from tokenstore.errors import CodecError
 
 ESCAPE = 255
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
-Rows = NDArray[np.uint16]  # [n, tokens]
+Ranks = NDArray[np.uint16]  # [n, *grid]
 
 
-def escape(ranks: Rows) -> tuple[Bytes, Offsets]:
+def escape(ranks: Ranks) -> tuple[Bytes, Offsets]:
     """Grids as escape code: the bytes of all of them, and the end of each, int64 [n]."""
     longer = ranks // ESCAPE
-    ends = np.cumsum(longer.sum(axis=1, dtype=np.int64) + ranks.shape[1])
+    tokens = math.prod(ranks.shape[1:])
+    ends = np.cumsum(longer.reshape(len(ranks), tokens).sum(axis=1, dtype=np.int64) + tokens)
     escaped = np.full(int(ends[-1]) if len(ends) else 0, ESCAPE, np.uint8)
     last = np.cumsum(longer.ravel().astype(np.int64) + 1) - 1
     escaped[last] = (ranks % ESCAPE).ravel()
     return escaped, ends
 
 
-def longest(tokens: int, vocabulary_size: int) -> int:
+def unescape(
+    escaped: Bytes, starts: Offsets, ends: Offsets, vocabulary_size: int, out: Ranks
+) -> None:
+    """Read escaped[starts[i]:ends[i]] into `out[i]`, uint16 [n, *grid], C-contiguous.
+
+    Raises:
+        CodecError: a row is not the code of one grid of ranks below `vocabulary_size`; names it.
+    """
+    tokens = math.prod(out.shape[1:])
+    bad = _unescape(escaped, starts, ends, vocabulary_size, out.reshape(len(out), tokens))
+    if bad >= 0:
+        raise CodecError(
+            f"row {bad} is not the escape code of {tokens} ranks below {vocabulary_size}"
+        )
+
+
+def longest(grid: tuple[int, ...], vocabulary_size: int) -> int:
     """Bytes that the escape code of one grid can have at most."""
-    return tokens * ((vocabulary_size - 1) // ESCAPE + 1)
+    return math.prod(grid) * ((vocabulary_size - 1) // ESCAPE + 1)
 
 
 @compiled
-def unescape(
-    escaped: Bytes, starts: Offsets, ends: Offsets, vocabulary_size: int, out: Rows
+def _unescape(
+    escaped: Bytes, starts: Offsets, ends: Offsets, vocabulary_size: int, out: Ranks
 ) -> int:
-    """Read escaped[starts[i]:ends[i]] into row i of `out`, uint16 [n, tokens].
-
-    Returns:
-        The first row that is no grid of ranks below `vocabulary_size`, or -1.
-    """
+    """The first row that is wrong, or -1."""
     tokens = out.shape[1]
     for row in range(len(starts)):
         part = escaped[starts[row] : ends[row]]

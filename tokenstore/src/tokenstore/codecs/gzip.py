@@ -43,7 +43,7 @@ class Gzip(Codec):
     def encode(self, ranks: Ranks) -> Payloads:
         """See `Codec.encode`."""
         self.check_ranks(ranks)
-        escaped, ends = escape(ranks.reshape(len(ranks), -1))
+        escaped, ends = escape(ranks)
         members = []
         for grid in np.split(escaped, ends[:-1]) if len(ranks) else []:
             compressor = zlib.compressobj(LEVEL, wbits=GZIP)
@@ -52,8 +52,8 @@ class Gzip(Codec):
 
     def decode(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
         """See `Codec.decode`."""
-        rows = out.reshape(len(out), int(np.prod(self.spec.grid)))
-        limit = longest(rows.shape[1], self.spec.vocabulary_size)
+        size = self.spec.vocabulary_size
+        limit = longest(self.spec.grid, size)
         grids = []
         for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
             member = zlib.decompressobj(wbits=GZIP)
@@ -64,9 +64,7 @@ class Gzip(Codec):
             if not member.eof:
                 raise CodecError(f"row {row} is no whole gzip member of at most {limit} bytes")
         escaped = Payloads.joined(grids)
-        bad = unescape(escaped.data, escaped.starts, escaped.ends, self.spec.vocabulary_size, rows)
-        if bad >= 0:
-            raise CodecError(f"row {bad} is no escape code of {rows.shape[1]} ranks")
+        unescape(escaped.data, escaped.starts, escaped.ends, size, out)
 
 
 PLUGIN = Gzip

@@ -11,7 +11,7 @@ Any zstd library reads a payload: put the bytes 28 b5 2f fd before it, or ask fo
 "magicless". The check beside the record replaces zstd's own.
 """
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import zstandard
@@ -25,6 +25,8 @@ from tokenstore.errors import CodecError
 LEVEL = 19
 MAGIC = np.frombuffer(b"\x28\xb5\x2f\xfd", np.uint8)
 DICTIONARY_SIZES = (4096, 16384, 65536)
+# From less there is nothing to learn; and libzstd 1.5.7 crashes on samples of a few bytes.
+SAMPLE_TO_DICTIONARY = 4
 LARGEST_SAMPLE = 8192  # grids; more do not change a dictionary of this size
 
 
@@ -40,10 +42,16 @@ class Zstd(Codec):
             CodecError: the bytes are no zstd dictionary.
         """
         super().__init__(spec)
+        self._longest = longest(spec.grid, spec.vocabulary_size)
         self._bytes = dictionary
-        self._dictionary = _dictionary(dictionary)
+        self._dictionary = None
+        if dictionary:
+            kind = zstandard.DICT_TYPE_FULLDICT
+            self._dictionary = zstandard.ZstdCompressionDict(dictionary, dict_type=kind)
+        # Shared by all threads: a batch is decoded with contexts of its own, see `decode`.
+        self._decompressor = zstandard.ZstdDecompressor(dict_data=self._dictionary)
         try:
-            self._decompressor().decompress(_frames([b""], self._dictionary)[0])
+            self._decompressor.decompress(self._frames([b"\0"])[0])
         except zstandard.ZstdError as error:
             raise CodecError(f"the dictionary of codec zstd is damaged: {error}") from error
 
@@ -54,17 +62,17 @@ class Zstd(Codec):
         A dictionary is judged by what it saves on grids that it was not trained on, against its
         own size; then it is trained again on all of them.
         """
-        codec = cls(spec)
-        codec.check_ranks(sample)
-        grids = codec._escaped(sample[:: -(-len(sample) // LARGEST_SAMPLE) or 1])
+        plain = cls(spec)
+        plain.check_ranks(sample)
+        grids = _escaped(sample[:: -(-len(sample) // LARGEST_SAMPLE) or 1])
         learn, judge = grids[::2], grids[1::2]
-        best_size, best_cost = 0, 2 * _total(judge, None)
+        best_size, best_cost = 0, 2 * sum(map(len, plain._frames(judge)))
         for size in DICTIONARY_SIZES:
             trained = _train(learn, size)
-            cost = len(trained) + 2 * _total(judge, _dictionary(trained))
-            if trained and cost < best_cost:
+            cost = len(trained) + 2 * sum(map(len, cls(spec, trained)._frames(judge)))
+            if cost < best_cost:
                 best_size, best_cost = size, cost
-        return cls(spec, _train(grids, best_size)) if best_size else codec
+        return cls(spec, _train(grids, best_size)) if best_size else plain
 
     @classmethod
     def from_tables(cls, tables: Tables, spec: CodecSpec) -> Self:
@@ -85,77 +93,69 @@ class Zstd(Codec):
     def encode(self, ranks: Ranks) -> Payloads:
         """See `Codec.encode`."""
         self.check_ranks(ranks)
-        frames = _frames(self._escaped(ranks), self._dictionary)
+        frames = self._frames(_escaped(ranks))
         return Payloads.joined([frame[len(MAGIC) :] for frame in frames])
 
     def decode(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
         """See `Codec.decode`: one call into zstd for the whole batch, which releases the GIL."""
         if not len(starts):
             return
-        rows = out.reshape(len(out), self._tokens)
         segments = np.empty((len(starts), 2), np.uint64)  # offset, length: as zstandard wants them
         segments[:, 1] = ends - starts + len(MAGIC)
         segments[:, 0] = np.cumsum(segments[:, 1]) - segments[:, 1]
         frames = np.empty(int(segments[:, 1].sum()), np.uint8)
         sizes = np.empty(len(starts), np.int64)
-        limit = longest(self._tokens, self.spec.vocabulary_size)
-        bad = _add_magic(data, starts, ends, limit, frames, sizes)
+        bad = _add_magic(data, starts, ends, self._longest, frames, sizes)
         if bad >= 0:
-            raise CodecError(f"row {bad} does not begin like a zstd frame of at most {limit} bytes")
-        grids = zstandard.BufferWithSegments(frames, segments)
+            raise CodecError(f"row {bad} does not begin a zstd frame of <= {self._longest} bytes")
+        batch = zstandard.BufferWithSegments(frames.data, segments.tobytes())
         try:
-            whole = b"".join(self._decompressor().multi_decompress_to_buffer(grids, threads=1))
+            grids: Any = self._decompressor.multi_decompress_to_buffer(batch, threads=1)
         except zstandard.ZstdError as error:
-            raise CodecError(f"a zstd frame is damaged: {error}") from error
+            raise CodecError(f"row {self._first_bad(batch)} is no zstd frame: {error}") from error
         stops = np.cumsum(sizes)
-        escaped = np.frombuffer(whole, np.uint8)
-        bad = unescape(escaped, stops - sizes, stops, self.spec.vocabulary_size, rows)
-        if bad >= 0:
-            raise CodecError(f"row {bad} is no escape code of {self._tokens} ranks")
+        escaped = np.frombuffer(b"".join(grids), np.uint8)
+        unescape(escaped, stops - sizes, stops, self.spec.vocabulary_size, out)
 
-    @property
-    def _tokens(self) -> int:
-        return int(np.prod(self.spec.grid))
+    def _frames(self, grids: list[bytes]) -> list[bytes]:
+        """One zstd frame a grid, with content size, without checksum and dictionary id."""
+        parameters = zstandard.ZstdCompressionParameters.from_level(
+            LEVEL,
+            source_size=self._longest,
+            write_content_size=True,
+            write_checksum=False,
+            write_dict_id=False,
+        )
+        compressor = zstandard.ZstdCompressor(
+            dict_data=self._dictionary, compression_params=parameters
+        )
+        return [compressor.compress(grid) for grid in grids]
 
-    def _escaped(self, ranks: Ranks) -> list[bytes]:
-        """The escape code of every grid."""
-        escaped, ends = escape(ranks.reshape(len(ranks), self._tokens))
-        return [grid.tobytes() for grid in np.split(escaped, ends[:-1])] if len(ranks) else []
+    def _first_bad(self, frames: Any) -> int:
+        """The first frame that zstd refuses."""
+        decompressor = zstandard.ZstdDecompressor(dict_data=self._dictionary)
+        for row, frame in enumerate(frames):
+            try:
+                decompressor.decompress(frame)
+            except zstandard.ZstdError:
+                return row
+        return len(frames)
 
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        """A new one, since one must not serve two threads at a time; making it is cheap."""
-        return zstandard.ZstdDecompressor(dict_data=self._dictionary)
 
-
-def _dictionary(content: bytes) -> zstandard.ZstdCompressionDict | None:
-    if not content:
-        return None
-    return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)
+def _escaped(ranks: Ranks) -> list[bytes]:
+    """The escape code of every grid."""
+    escaped, ends = escape(ranks)
+    return [grid.tobytes() for grid in np.split(escaped, ends[:-1])] if len(ranks) else []
 
 
 def _train(grids: list[bytes], size: int) -> bytes:
     """A dictionary of at most `size` bytes, or b"" where the grids are too few or too alike."""
+    if sum(map(len, grids)) < SAMPLE_TO_DICTIONARY * size:
+        return b""
     try:
-        return zstandard.train_dictionary(size, grids, level=LEVEL).as_bytes()
+        return zstandard.train_dictionary(size, [*grids], level=LEVEL).as_bytes()
     except zstandard.ZstdError:
         return b""
-
-
-def _frames(grids: list[bytes], dictionary: zstandard.ZstdCompressionDict | None) -> list[bytes]:
-    """One zstd frame a grid, with content size, without checksum and dictionary id."""
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        LEVEL,
-        source_size=max(map(len, grids), default=1),
-        write_content_size=True,
-        write_checksum=False,
-        write_dict_id=False,
-    )
-    compressor = zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters)
-    return [compressor.compress(grid) for grid in grids]
-
-
-def _total(grids: list[bytes], dictionary: zstandard.ZstdCompressionDict | None) -> int:
-    return sum(map(len, _frames(grids, dictionary)))
 
 
 @compiled
