@@ -9,7 +9,8 @@ from seit_train.tasks.base import StoreFacts
 def make_facts(side: int = 8, codes: int = 40, width: int = 6, classes: int = 3) -> StoreFacts:
     codebook = torch.randn(codes, width, generator=seeded(1))
     names = tuple(f"class {number}" for number in range(classes))
-    return StoreFacts(codes, (side, side), codebook, names, unigram_entropy=3.5)
+    counts = torch.arange(codes, 0, -1)
+    return StoreFacts(codes, (side, side), codebook, names, counts)
 
 
 def make_batch(facts: StoreFacts, count: int, seed: int = 2, first: int = 0) -> TokenBatch:

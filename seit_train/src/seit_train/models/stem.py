@@ -6,8 +6,10 @@ from a learned embedding of the ranks that is part of the stem (SeiT++ after mas
 modelling). Positions and the class token are the transformer's own.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
@@ -50,17 +52,53 @@ def count_positions(stem: StemName, grid: tuple[int, int]) -> tuple[int, int]:
     return spans[0] // window.stride + 1, spans[1] // window.stride + 1
 
 
+class IdConfig(BaseModel):
+    """The id embedding.
+
+    Attributes:
+        width: channels of a rank's vector.
+        dropout: after the norm.
+        start: first values of the table: random (published), or the codebook's rows turned at
+            random into the width. The latter knows from the first step which codes are alike.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: Annotated[int, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    start: Literal["random", "codebook"] = "random"
+
+
 class IdEmbedding(nn.Module):
     """A learned vector a rank: embedding table, LayerNorm, dropout (SeiT++, after MAGE)."""
 
-    def __init__(self, vocabulary_size: int, width: int, dropout: float = 0.1) -> None:
-        """`width` is 32 in SeiT++; a small table trains from a normal of deviation 0.02."""
+    def __init__(self, vocabulary_size: int, config: IdConfig, codebook: Tensor | None) -> None:
+        """Make a table of `vocabulary_size` rows; `codebook` is float32 [K,d] or None.
+
+        Raises:
+            TrainingError: the table is to start from a codebook that is not there.
+        """
         super().__init__()
-        self.width = width
-        self.table = nn.Embedding(vocabulary_size, width)
-        self.norm = LayerNorm(width)
-        self.drop = nn.Dropout(dropout)
-        nn.init.normal_(self.table.weight, std=width**-0.5)
+        self.width = config.width
+        self.table = nn.Embedding(vocabulary_size, config.width)
+        self.norm = LayerNorm(config.width)
+        self.drop = nn.Dropout(config.dropout)
+        # Rows of length 1: predictions are products with them (see mtm.py), and rows of the usual
+        # deviation of 0.02 make every rank equally likely for the first hundreds of steps.
+        nn.init.normal_(self.table.weight, std=config.width**-0.5)
+        if config.start == "codebook":
+            self._start_from(codebook)
+
+    def _start_from(self, codebook: Tensor | None) -> None:
+        if codebook is None:
+            raise TrainingError(
+                "the id embedding cannot start from the codebook, because this store has none. Set "
+                "start: random in the model's ids."
+            )
+        turn = nn.init.orthogonal_(torch.empty(codebook.shape[1], self.width))
+        rows = (codebook - codebook.mean(dim=0)) @ turn
+        with torch.no_grad():
+            self.table.weight.copy_(rows / rows.norm(dim=1).mean())
 
     def forward(self, ranks: Tensor) -> Tensor:
         """Int64 [B,h,w] -> float [B,width,h,w]."""

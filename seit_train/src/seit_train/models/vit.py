@@ -54,7 +54,9 @@ class DeviceAttention(Attention):
     images, 40 to 257 tokens), so there the fused kernel only evaluates.
     """
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
         """Float [B,N,width] -> the same shape."""
         if x.is_cuda or not torch.is_grad_enabled():
             return super().forward(x, attn_mask, is_causal)
@@ -64,7 +66,8 @@ class DeviceAttention(Attention):
         scores = (query * self.scale) @ key.transpose(-2, -1)
         weights = self.attn_drop(scores.softmax(dim=-1))
         mixed = (weights @ value).transpose(1, 2).reshape(batch, count, width)
-        return self.proj_drop(self.proj(mixed))
+        projected: Tensor = self.proj_drop(self.proj(mixed))
+        return projected
 
 
 class TokenViT(nn.Module):
@@ -101,7 +104,7 @@ class TokenViT(nn.Module):
         else:
             places = 1 + self.positions[0] * self.positions[1]
             self.pos_embed = nn.Parameter(torch.zeros(1, places, width))
-        rates = torch.linspace(0, config.drop_path, depth).tolist()
+        rates = [config.drop_path * block / max(1, depth - 1) for block in range(depth)]
         self.blocks = nn.ModuleList(
             Block(
                 width,

@@ -29,14 +29,14 @@ class StoreFacts:
         grid: shape (h, w) of an image's ranks.
         codebook: float32 [K, d] in rank order, or None where the store keeps none.
         classes: class names in label order; empty where the store has no labels.
-        unigram_entropy: order-0 entropy of the ranks of the train split, in nats a token.
+        counts: int64 [K], how often each rank occurs in the train split.
     """
 
     vocabulary_size: int
     grid: tuple[int, int]
     codebook: Tensor | None
     classes: tuple[str, ...]
-    unigram_entropy: float
+    counts: Tensor
 
 
 class StepResult(NamedTuple):

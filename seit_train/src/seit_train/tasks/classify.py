@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seit_train.augment.compose import Policy, PolicyEntries
-from seit_train.config import Positive, RunConfig, Share
+from seit_train.config import RunConfig, Share
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook
-from seit_train.models.stem import IdEmbedding, StemAdapter, StemName, count_positions
+from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, StemName, count_positions
 from seit_train.models.transfer import transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
@@ -30,14 +30,12 @@ class ClassifierConfig(VitConfig):
     Attributes:
         stem: windows of the first convolution.
         embedding: rows of the codebook, or a learned embedding of the ranks.
-        id_width: channels of that embedding.
-        id_dropout: after that embedding.
+        ids: that learned embedding.
     """
 
     stem: StemName = "conv4x4"
     embedding: Literal["codebook", "ids"] = "codebook"
-    id_width: Positive = 32
-    id_dropout: Share = 0.1
+    ids: IdConfig = IdConfig()
 
 
 class ClassifyConfig(RunConfig):
@@ -86,7 +84,7 @@ class Classification(Task):
         model, facts = self.config.model, self.facts
         source: int | IdEmbedding
         if model.embedding == "ids":
-            source = IdEmbedding(facts.vocabulary_size, model.id_width, model.id_dropout)
+            source = IdEmbedding(facts.vocabulary_size, model.ids, facts.codebook)
         else:
             source = 0 if facts.codebook is None else facts.codebook.shape[1]
         stem = StemAdapter(model.stem, model.width, source)

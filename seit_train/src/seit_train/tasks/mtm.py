@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seit_train.augment.compose import Policy, PolicyEntries
-from seit_train.config import Positive, RunConfig, Settings, Share
+from seit_train.config import RunConfig, Settings
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook
 from seit_train.models.masking import MaskConfig, draw_plan, fixed_plan
 from seit_train.models.mtm import DecoderConfig, MtmModel, patch_ranks
-from seit_train.models.stem import STEMS, IdEmbedding, StemAdapter, count_positions
+from seit_train.models.stem import STEMS, IdConfig, IdEmbedding, StemAdapter, count_positions
 from seit_train.models.transfer import transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
@@ -32,15 +32,13 @@ class MtmModelConfig(Settings):
     Attributes:
         encoder: size of the ViT that is kept.
         stem: its windows, which must not overlap: 2x2, or single positions for coarse grids.
-        id_width: channels of the id embedding, and of the vectors that predict ids.
-        id_dropout: after the id embedding.
+        ids: the id embedding, whose table also predicts.
         decoder: size of the decoder, which is thrown away.
     """
 
     encoder: VitConfig = VitConfig(drop_path=0.0)
     stem: Literal["conv2x2", "linear"] = "conv2x2"
-    id_width: Positive = 32
-    id_dropout: Share = 0.1
+    ids: IdConfig = IdConfig()
     decoder: DecoderConfig = DecoderConfig()
 
 
@@ -72,10 +70,15 @@ class MaskedTokenModelling(Task):
     def build_model(self) -> MtmModel:
         """Encoder and decoder for the crops that the policy makes."""
         model = self.config.model
-        ids = IdEmbedding(self.facts.vocabulary_size, model.id_width, model.id_dropout)
+        ids = IdEmbedding(self.facts.vocabulary_size, model.ids, self.facts.codebook)
         stem = StemAdapter(model.stem, model.encoder.width, ids)
         encoder = TokenViT(stem, self.policy.size, model.encoder, fixed_positions=True)
-        return MtmModel(encoder, model.decoder)
+        whole = MtmModel(encoder, model.decoder)
+        # Guessing by frequency is learnt at once if it is where the biases start.
+        counts = self.facts.counts + 1.0
+        with torch.no_grad():
+            whole.decoder_head_bias.copy_((counts / counts.sum()).log())
+        return whole
 
     def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
         """Mean over images of the mean cross-entropy of their masked ranks."""
