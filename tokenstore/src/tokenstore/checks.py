@@ -71,12 +71,13 @@ def gather(
     payload_stops = np.maximum(ends - BYTES, starts)
     crcs = checksums(content, starts, payload_stops, numbers, tables)
     wrong = ends - starts < BYTES
-    checked = np.where(wrong, BYTES, ends)  # a record without room for a check is not looked at
-    stored = content[checked - 2].astype(np.uint16) | content[checked - 1].astype(np.uint16) << 8
+    whole = ends[~wrong]
+    stored = content[whole - 2].astype(np.uint16) | content[whole - 1].astype(np.uint16) << 8
+    wrong[~wrong] = stored != crcs[~wrong]
     payload_ends = np.cumsum(payload_stops - starts)
     payloads = np.empty(int(payload_ends[-1]) if len(ends) else 0, np.uint8)
     copy_ranges(content, starts, payload_stops, payloads, payload_ends - (payload_stops - starts))
-    return payloads, payload_ends, wrong | (stored != crcs)
+    return payloads, payload_ends, wrong
 
 
 def checksums(
@@ -85,7 +86,7 @@ def checksums(
     """The CRC of each payload content[starts[i]:ends[i]] as sample `numbers[i]`, uint16 [n]."""
     crcs = np.empty(len(starts), np.uint16)
     tails = np.empty((len(starts), 16), np.uint8)
-    tails[:, :8] = numbers.astype("<u8").view(np.uint8).reshape(-1, 8)
+    tails[:, :8] = numbers.astype("<u8").view(np.uint8).reshape(len(starts), 8)
     tails[:, 8:] = tables
     _checksums(content, starts, ends, tails, _slicing_tables(), crcs)
     return crcs

@@ -2,7 +2,8 @@
 
     TokenstoreError                 anything we refuse; the commands print it and exit with 2
     ├── UsageError                  the request itself is wrong: options that contradict, a bad value
-    │   └── UnknownName             no plugin of that name; lists the known ones
+    │   ├── UnknownName             no plugin of that name; lists the known ones
+    │   └── OutOfRange              a sample number that a split does not have; an IndexError too
     ├── SourceError                 the input corpus cannot be used (no images, unreadable folder)
     │   └── ImageRejected           one image cannot be used; a build counts it and goes on
     ├── TokenizerError              an image size, an id or a device that a tokenizer cannot take
@@ -56,6 +57,10 @@ class UnknownName(UsageError):
     def __reduce__(self) -> tuple[type["UnknownName"], tuple[str, str, list[str]]]:
         """Pickle by the arguments, since the message alone cannot rebuild them."""
         return (type(self), (self.kind, self.name, self.known))
+
+
+class OutOfRange(UsageError, IndexError):
+    """A sample number outside its split; an IndexError, so that a split is a Python sequence."""
 
 
 class SourceError(TokenstoreError):

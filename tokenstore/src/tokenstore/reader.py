@@ -31,6 +31,7 @@ from tokenstore.errors import (
     CorruptStore,
     FormatTooNew,
     Mismatch,
+    OutOfRange,
     UnknownName,
     UsageError,
 )
@@ -267,7 +268,8 @@ class Split(Sequence[Sample]):
     @functools.cached_property
     def labels(self) -> NDArray[np.int64] | None:
         """Labels of the whole split, int64 [n]; None where it has none."""
-        return self._fixed("label", np.arange(len(self), dtype=np.int64))
+        everything = np.arange(len(self), dtype=np.int64)
+        return self._fixed("label", self._by_shard(everything), len(self))
 
     def read(self, indices: ArrayLike, *, keys: bool = False, out: Ranks | None = None) -> Batch:
         """Read any samples, in the order asked; duplicates and negative numbers are fine.
@@ -278,27 +280,32 @@ class Split(Sequence[Sample]):
             out: array to decode into, uint16 [n, *grid], C-contiguous; saves an allocation.
 
         Raises:
-            UsageError: a number outside the split, no whole number, or an `out` of another kind.
+            OutOfRange: a number outside the split.
+            UsageError: no whole numbers, or an `out` of another kind.
             CorruptStore: bytes differ from what the store promises; names the place.
         """
         numbers = self.resolve(indices)
+        parts = self._by_shard(numbers)
         ranks = self._out(len(numbers), out)
-        self._decode(numbers, ranks)
-        labels = self._fixed("label", numbers)
-        return Batch(ranks, labels, self.keys(numbers) if keys else None)
+        self._decode(parts, ranks)
+        labels = self._fixed("label", parts, len(numbers))
+        return Batch(ranks, labels, self._strings("key", parts, len(numbers)) if keys else None)
 
     def keys(self, indices: ArrayLike) -> list[str] | None:
         """Keys of these samples; None where the split has none."""
-        return self._strings("key", self.resolve(indices))
+        numbers = self.resolve(indices)
+        return self._strings("key", self._by_shard(numbers), len(numbers))
 
     def meta(self, indices: ArrayLike) -> list[dict[str, Any]] | None:
         """Metadata of these samples; None where the split has none."""
-        lines = self._strings("meta", self.resolve(indices))
+        numbers = self.resolve(indices)
+        lines = self._strings("meta", self._by_shard(numbers), len(numbers))
         return None if lines is None else [json.loads(line) for line in lines]
 
     def views(self, indices: ArrayLike) -> NDArray[np.int64] | None:
         """View numbers of these samples, int64 [n]; None where the split has none."""
-        return self._fixed("view", self.resolve(indices))
+        numbers = self.resolve(indices)
+        return self._fixed("view", self._by_shard(numbers), len(numbers))
 
     def masks(self, indices: ArrayLike) -> list[NDArray[np.uint8]] | None:
         """Masks of these samples, uint8 [H, W] each; None where the split has none."""
@@ -317,7 +324,8 @@ class Split(Sequence[Sample]):
         """Sample numbers as int64 [n], negative ones counted from the end.
 
         Raises:
-            UsageError: they are no whole numbers, or one lies outside the split.
+            OutOfRange: one lies outside the split.
+            UsageError: they are no whole numbers.
         """
         numbers = np.asarray(indices)
         if numbers.size == 0:
@@ -329,7 +337,7 @@ class Split(Sequence[Sample]):
             )
         outside = (numbers >= len(self)) | (numbers < -len(self))
         if outside.any():
-            raise UsageError(
+            raise OutOfRange(
                 f"sample {int(numbers[outside][0])} lies outside split '{self.name}' of "
                 f"'{self.store.url}', which has {len(self)} samples"
             )
@@ -346,24 +354,22 @@ class Split(Sequence[Sample]):
             )
         return out
 
-    def _decode(self, numbers: Indices, ranks: Ranks) -> None:
-        """Fill `ranks` with these samples: one decode call a table set."""
-        for tables in sorted({shard.tables for shard in self.entry.shards}):
-            parts = [part for part in self._by_shard(numbers) if part.shard.tables == tables]
-            if not parts:
-                continue
-            records = [part.shard.records("ranks", part.samples) for part in parts]
-            rows = np.concatenate([part.rows for part in parts])
+    def _decode(self, parts: list["_Part"], ranks: Ranks) -> None:
+        """Fill `ranks` with a batch: one decode call a table set."""
+        for tables in sorted({part.shard.tables for part in parts}):
+            some = [part for part in parts if part.shard.tables == tables]
+            records = [part.shard.records("ranks", part.samples) for part in some]
+            rows = np.concatenate([part.rows for part in some])
             sizes = np.concatenate([np.diff(ends, prepend=0) for _, ends in records])
             data = np.concatenate([payloads for payloads, _ in records])
             ends = np.cumsum(sizes)
             order = np.argsort(rows)
-            whole = len(rows) == len(numbers)
+            whole = len(rows) == len(ranks)
             grids = ranks if whole else np.empty((len(rows), *ranks.shape[1:]), np.uint16)
             try:
                 self.store.codec(tables).decode(data, (ends - sizes)[order], ends[order], grids)
             except CodecError as error:
-                raise self._damaged(parts, error) from error
+                raise self._damaged(some, error) from error
             if not whole:
                 ranks[rows[order]] = grids
 
@@ -384,19 +390,19 @@ class Split(Sequence[Sample]):
                     )
         return CorruptRecord(f"{self.store.url}: split '{self.name}': {error}")
 
-    def _fixed(self, column: str, numbers: Indices) -> NDArray[np.int64] | None:
+    def _fixed(self, column: str, parts: list["_Part"], count: int) -> NDArray[np.int64] | None:
         if column not in self.columns:
             return None
-        values = np.empty(len(numbers), np.int64)
-        for part in self._by_shard(numbers):
+        values = np.empty(count, np.int64)
+        for part in parts:
             values[part.rows] = part.shard.fixed(column, part.samples)
         return values
 
-    def _strings(self, column: str, numbers: Indices) -> list[str] | None:
+    def _strings(self, column: str, parts: list["_Part"], count: int) -> list[str] | None:
         if column not in self.columns:
             return None
-        strings = [""] * len(numbers)
-        for part in self._by_shard(numbers):
+        strings = [""] * count
+        for part in parts:
             found = part.shard.strings(column, part.samples)
             for row, string in zip(part.rows.tolist(), found, strict=True):
                 strings[row] = string
@@ -406,11 +412,12 @@ class Split(Sequence[Sample]):
         """Which rows of a batch lie in which shard, and as which of its samples."""
         shards = np.searchsorted(self._firsts, numbers, side="right") - 1
         order = np.argsort(shards, kind="stable")
-        found, starts = np.unique(shards[order], return_index=True)
-        return [
-            _Part(self.shard(shard), rows, numbers[rows] - self._firsts[shard])
-            for shard, rows in zip(found.tolist(), np.split(order, starts[1:]), strict=True)
-        ]
+        edges = np.flatnonzero(np.diff(shards[order])) + 1
+        runs = np.split(order, edges) if len(order) else []
+        return [self._part(int(shards[rows[0]]), rows, numbers[rows]) for rows in runs]
+
+    def _part(self, shard: int, rows: Indices, numbers: Indices) -> "_Part":
+        return _Part(self.shard(shard), rows, numbers - self._firsts[shard])
 
     def _open_shard(self, number: int) -> ShardReader:
         manifest, shard = self.store.manifest, self.entry.shards[number]

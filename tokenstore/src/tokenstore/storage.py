@@ -160,6 +160,7 @@ class LocalStorage(Storage):
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self._folder / name)
+            self._map.cache_clear()
         except BaseException:
             partial.unlink(missing_ok=True)
             raise

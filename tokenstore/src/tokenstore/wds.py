@@ -82,7 +82,7 @@ class Images:
             strings = packed_strings(content, count, where)
             return [json.loads(line) for line in strings] if column.name == "meta" else strings
         ends = part.ends[:count].astype(np.int64)
-        starts = np.append(0, ends[:-1])
+        starts = np.append(0, ends)[:-1]
         numbers = np.arange(count, dtype=np.uint64) + np.uint64(
             shard.first + block * shard.index.block_size
         )
@@ -96,5 +96,5 @@ class Images:
             return [mask_of(mask.tobytes(), where) for mask in parts]
         ranks = np.empty((count, *self._store.manifest.grid), np.uint16)
         codec = self._store.codec(shard.tables)
-        codec.decode(payloads, np.append(0, stops[:-1]), stops, ranks)
+        codec.decode(payloads, np.append(0, stops)[:-1], stops, ranks)
         return ranks

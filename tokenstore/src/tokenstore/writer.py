@@ -52,6 +52,15 @@ class Samples:
     meta: Sequence[dict[str, Any]] | None = None
     views: NDArray[np.uint16] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse columns of another length; a shorter one would shift all that follows."""
+        for field in fields(self):
+            column = getattr(self, field.name)
+            if column is not None and len(column) != len(self.ranks):
+                raise CodecError(
+                    f"{len(self.ranks)} images come with {len(column)} values of '{field.name}'"
+                )
+
     def __len__(self) -> int:
         """How many images."""
         return len(self.ranks)
@@ -164,11 +173,8 @@ def _column(plan: ShardPlan, column: Column, samples: Samples, first: int) -> Co
         payloads, ends = plan.codec.encode(samples.ranks)
         return _records(*checks.frame(payloads, ends, first, tables))
     values = getattr(samples, _FIELD_OF[column.name])
-    if values is None or len(values) != len(samples):
-        raise CodecError(
-            f"{plan.name}: {len(samples)} images at sample {first} come with "
-            f"{'no' if values is None else len(values)} values of '{column.name}'"
-        )
+    if values is None:
+        raise CodecError(f"{plan.name}: the images at sample {first} have no '{column.name}'")
     if column.name == "mask":
         return _records(*checks.frame(*columns.mask_payloads(values), first, NO_TABLES))
     if column.kind == "fixed":

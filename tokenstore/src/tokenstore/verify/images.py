@@ -123,7 +123,7 @@ class SplitCheck:
             return
         for sample in samples[wrong].tolist():
             self._bad_record(shard, sample, "ranks")
-        starts, good = np.append(0, ends[:-1]), np.flatnonzero(~wrong)
+        starts, good = np.append(0, ends)[:-1], np.flatnonzero(~wrong)
         grids = np.empty((len(good), *self._split.store.manifest.grid), np.uint16)
         try:
             codec.decode(payloads, starts[good], ends[good], grids)

@@ -1,0 +1,114 @@
+"""Files of a store on a disk and behind a URL: whole or absent, and never replaced by accident."""
+
+import os
+import uuid
+
+import numpy as np
+import pytest
+
+from tokenstore.errors import StoreError
+from tokenstore.storage import open_storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request, tmp_path):
+    if request.param == "memory":
+        return open_storage(f"memory://{uuid.uuid4()}/store")
+    return open_storage(tmp_path / "store")
+
+
+def test_an_untouched_place_holds_nothing(storage):
+    assert storage.names() == []
+    assert not storage.exists("a")
+    with pytest.raises(FileNotFoundError):
+        storage.read("a")
+    with pytest.raises(FileNotFoundError):
+        storage.size("a")
+
+
+def test_what_is_created_is_there_and_can_be_replaced(storage):
+    storage.create("b/c.bin", b"one")
+    storage.create("a", b"")
+    storage.create("b/c.bin", b"three")
+    assert storage.names() == ["a", "b/c.bin"]
+    assert storage.read("b/c.bin") == b"three"
+    assert (storage.size("a"), storage.size("b/c.bin")) == (0, 5)
+    assert storage.exists("a")
+    storage.remove("a")
+    assert storage.names() == ["b/c.bin"]
+
+
+def test_a_new_file_does_not_replace_one(storage):
+    storage.create_new("manifests/000000.json", b"first")
+    with pytest.raises(FileExistsError):
+        storage.create_new("manifests/000000.json", b"second")
+    assert storage.read("manifests/000000.json") == b"first"
+    assert storage.names() == ["manifests/000000.json"]
+
+
+def test_a_streamed_file_appears_at_a_clean_exit_only(storage):
+    with storage.writing("a") as file:
+        file.write(b"12")
+        assert not storage.exists("a")
+        file.write(b"34")
+    assert storage.read("a") == b"1234"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(storage):
+    storage.create("a", b"old")
+    with pytest.raises(RuntimeError), storage.writing("a") as file:
+        file.write(b"half of the new")
+        raise RuntimeError
+    assert storage.read("a") == b"old"
+    assert storage.names() == ["a"]
+
+
+def test_ranges_are_fetched_in_the_order_asked(storage):
+    storage.create("a", bytes(range(100)))
+    starts, ends = np.array([50, 0, 7]), np.array([53, 1, 7])
+    fetched = storage.fetch("a", starts, ends)
+    parts = [
+        fetched.content[s:e].tolist() for s, e in zip(fetched.starts, fetched.ends, strict=True)
+    ]
+    assert parts == [[50, 51, 52], [0], []]
+
+
+def test_an_empty_file_can_be_fetched_from(storage):
+    storage.create("a", b"")
+    assert len(storage.fetch("a", np.array([0]), np.array([0])).content) == 0
+
+
+def test_a_file_written_again_is_fetched_anew(storage):
+    storage.create("a", b"old")
+    storage.fetch("a", np.array([0]), np.array([3]))
+    storage.create("a", b"newer")
+    fetched = storage.fetch("a", np.array([0]), np.array([5]))
+    assert fetched.content[fetched.starts[0] : fetched.ends[0]].tobytes() == b"newer"
+
+
+def test_leftovers_of_killed_writers_are_swept_away(tmp_path):
+    storage = open_storage(tmp_path)
+    storage.create("b/whole", b"1")
+    (tmp_path / "b" / ".torn.4711.partial").write_bytes(b"2")
+    storage.sweep()
+    assert storage.names() == ["b/whole"]
+
+
+def test_a_local_file_url_is_a_folder(tmp_path):
+    open_storage(f"file://{tmp_path}").create("a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_an_unknown_protocol_is_a_clear_error():
+    with pytest.raises(StoreError, match="cannot open 'nosuch://bucket'"):
+        open_storage("nosuch://bucket")
+
+
+def test_many_mapped_files_do_not_exhaust_the_descriptors(tmp_path):
+    storage = open_storage(tmp_path)
+    for i in range(600):
+        (tmp_path / f"{i}").write_bytes(b"%d" % i)
+    before = len(os.listdir("/proc/self/fd"))
+    for i in range(600):
+        storage.fetch(f"{i}", np.array([0]), np.array([1]))
+    assert len(os.listdir("/proc/self/fd")) - before <= 520
