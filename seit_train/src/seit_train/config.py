@@ -169,7 +169,7 @@ def parse_recipe(text: str, origin: str) -> dict[str, dict[str, Any]]:
     try:
         sections = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise UsageError(f"recipe '{origin}' is not YAML: {error}") from error
+        raise UsageError(f"recipe '{origin}' is not YAML: {_one_line(error)}") from error
     is_recipe = isinstance(sections, dict) and all(isinstance(s, dict) for s in sections.values())
     if not is_recipe:
         raise UsageError(
@@ -226,8 +226,12 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise UsageError(f"the value of '{override}' is not YAML: {error}") from error
+        raise UsageError(f"the value of '{override}' is not YAML: {_one_line(error)}") from error
     return key.split("."), value
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
 
 
 def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:

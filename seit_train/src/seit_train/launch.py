@@ -105,10 +105,9 @@ def requested_config(request: TrainRequest) -> RunConfig:
 
 def _run(request: TrainRequest, store: Store) -> Run:
     """The run to go on with, or a new one that is not written yet."""
-    config = requested_config(request)
     if request.resume and (request.folder / CONFIG).exists():
-        return _resumed(request, config, store)
-    run = Run(request.folder, config, StoreIdentity.of(store))
+        return _resumed(request, store)
+    run = Run(request.folder, requested_config(request), StoreIdentity.of(store))
     run.refuse_taken_folder()
     return run
 
@@ -120,7 +119,7 @@ def _training_split(store: Store) -> Split:
     return store["train"]
 
 
-def _resumed(request: TrainRequest, config: RunConfig, store: Store) -> Run:
+def _resumed(request: TrainRequest, store: Store) -> Run:
     run = Run.open(request.folder)
     if run.store.fingerprint != store.fingerprint:
         raise Mismatch(
@@ -130,8 +129,10 @@ def _resumed(request: TrainRequest, config: RunConfig, store: Store) -> Run:
         )
     if run.config.task != request.task:
         raise UsageError(f"'{run.folder}' is a run of task {run.config.task}, not {request.task}")
-    is_asked = request.recipe is not None or request.overrides
-    if is_asked and config != run.config:
+    if request.recipe is None and not request.overrides:
+        return run
+    config = requested_config(request)
+    if config != run.config:
         raise UsageError(
             f"'{run.folder}' was begun with other settings: {_differences(run.config, config)}. "
             "Resume without --recipe and key=value, or start a new run."

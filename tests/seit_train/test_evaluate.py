@@ -1,0 +1,148 @@
+"""Judging a run: on a store, on pictures, and refusing what it was not trained for."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seit_train.evaluate.on_images import evaluate_images, nearest_ranks
+from seit_train.evaluate.on_store import evaluate_store
+from seit_train.evaluate.trained import load_trained
+from seit_train.launch import train
+from seit_train.metrics import read_metrics
+from tests.toy_store import ToyStore, write_toy_store
+from tests.toy_tokenizer import ToyTokenizer
+from tokenstore.errors import Mismatch, TrainingError, UnknownName, UsageError
+from tokenstore.preprocess import Preprocess
+
+
+@pytest.fixture
+def trained(request_run):
+    return load_trained(train(request_run("toy", "steps=30")).run.folder)
+
+
+@pytest.fixture
+def pictures(store, tmp_path):
+    """The val images of the store as pictures in class folders; the toy tokenizer is exact."""
+    tokenizer = ToyTokenizer(Preprocess("center-crop", (64, 64)))
+    folder = tmp_path / "pictures"
+    val = store["val"]
+    for i in range(len(val)):
+        sample = val[i]
+        ids = torch.from_numpy(store.ids(sample.ranks).astype(np.int64))
+        image = tokenizer.to_uint8(tokenizer.decode(ids[None]))[0]
+        path = folder / f"{sample.key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def test_on_the_store_it_is_what_training_measured(trained, store):
+    metrics = evaluate_store(trained, store.url, "val")
+    lines = [x for x in read_metrics(trained.run.folder) if "val_top1" in x]
+    best = max(lines, key=lambda line: line["val_top1"])
+    assert metrics["n"] == 13
+    assert metrics["top1"] == best["val_top1"]
+
+
+def test_pictures_give_the_figures_of_their_tokens(trained, store, pictures):
+    expected = evaluate_store(trained, store.url, "val")
+    found = evaluate_images(trained, pictures)
+    assert found["n"] == 13
+    assert found["top1"] == expected["top1"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert found["rejected"] == found["replaced"] == 0
+
+
+def test_a_masked_run_is_judged_without_labels(request_run, store, pictures):
+    masked = load_trained(train(request_run("mtm", "loop.precision=fp32")).run.folder)
+    on_store = evaluate_store(masked, store.url, "val")
+    assert set(on_store) >= {"n", "loss", "unigram"}
+    plain = pictures.parent / "plain"
+    plain.mkdir()
+    for number, path in enumerate(sorted(pictures.rglob("*.png"))):
+        path.rename(plain / f"{number}.png")
+    assert evaluate_images(masked, plain)["unigram"] == pytest.approx(on_store["unigram"])
+
+
+def test_codes_outside_the_vocabulary_are_replaced_and_counted(trained, pictures):
+    white = np.full((64, 64, 3), 255, np.uint8)  # code 63, and the vocabulary ends at 15
+    Image.fromarray(white).save(next(pictures.rglob("*.png")))
+    assert evaluate_images(trained, pictures)["replaced"] == pytest.approx(1 / 13)
+
+
+def test_a_code_outside_becomes_its_nearest_neighbour_within():
+    codebook = np.array([[0.0], [1.0], [5.0], [6.0], [1.0]], np.float32)
+    ranks = nearest_ranks(codebook, np.array([4, 2, 1], np.int32))
+    assert ranks[[4, 2, 1]].tolist() == [0, 1, 2]  # their own, also where two codes are equal
+    assert ranks[0] in (0, 2)
+    assert ranks[3] == 1
+
+
+def test_a_broken_picture_is_counted_and_left_out(trained, pictures):
+    next(pictures.rglob("*.png")).write_bytes(b"no picture")
+    metrics = evaluate_images(trained, pictures)
+    assert (metrics["n"], metrics["rejected"]) == (12, 1)
+
+
+def test_classes_are_matched_by_name_not_by_number(trained, pictures):
+    whole = evaluate_images(trained, pictures)
+    import shutil
+
+    shutil.rmtree(pictures / "class0")
+    fewer = evaluate_images(trained, pictures)
+    assert fewer["n"] < whole["n"]
+    assert fewer["top1"] == whole["top1"] == 1.0
+
+
+def test_a_class_that_the_run_does_not_know_is_refused(trained, pictures):
+    (pictures / "class0").rename(pictures / "zebra")
+    with pytest.raises(UsageError, match="'zebra' is none of the classes"):
+        evaluate_images(trained, pictures)
+
+
+def test_pictures_may_come_in_splits(trained, pictures, tmp_path):
+    (tmp_path / "splits").mkdir()
+    pictures.rename(tmp_path / "splits" / "val")
+    assert evaluate_images(trained, tmp_path / "splits")["n"] == 13
+    with pytest.raises(UsageError, match="no split 'test', only: val"):
+        evaluate_images(trained, tmp_path / "splits", split="test")
+
+
+def test_another_vocabulary_is_refused_with_a_way_on(trained, tmp_path):
+    other = write_toy_store(tmp_path / "o", ToyStore({"val": 8}, codes=20))
+    with pytest.raises(Mismatch, match="vocabulary.*--images"):
+        evaluate_store(trained, other.url, "val")
+
+
+def test_another_grid_and_other_classes_are_refused(trained, tmp_path):
+    grid = write_toy_store(tmp_path / "g", ToyStore({"val": 8}, side=4))
+    with pytest.raises(Mismatch, match="grid"):
+        evaluate_store(trained, grid.url, "val")
+    classes = write_toy_store(tmp_path / "c", ToyStore({"val": 8}, classes=3))
+    with pytest.raises(Mismatch, match="classes"):
+        evaluate_store(trained, classes.url, "val")
+
+
+def test_an_unknown_split_lists_the_known_ones(trained, store):
+    with pytest.raises(UnknownName, match="train, val"):
+        evaluate_store(trained, store.url, "test")
+
+
+def test_other_weights_of_the_tokenizer_are_refused(trained, pictures):
+    tokenizer = {**trained.run.store.tokenizer, "weights": "0" * 64}
+    trained.run.store = replace(trained.run.store, tokenizer=tokenizer)
+    with pytest.raises(Mismatch, match="--weights"):
+        evaluate_images(trained, pictures)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(TrainingError, match="holds no run"):
+        load_trained(tmp_path)
+
+
+def test_a_result_is_json(trained, store):
+    assert json.loads(json.dumps(evaluate_store(trained, store.url, "val")))["n"] == 13
