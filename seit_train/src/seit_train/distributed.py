@@ -52,6 +52,12 @@ def joined_world() -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def sum_over_processes(sums: Tensor) -> Tensor:
     """The elementwise sum of every process's tensor, the same on all of them."""
     if dist.is_initialized():

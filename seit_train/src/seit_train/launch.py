@@ -13,7 +13,7 @@ import torch
 
 from seit_train.checkpoint import has_checkpoint
 from seit_train.config import DEFAULT_RECIPE, RunConfig, make_config, read_recipe
-from seit_train.distributed import joined_world
+from seit_train.distributed import joined_world, wait_for_all
 from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError
@@ -82,6 +82,7 @@ def train(request: TrainRequest) -> Outcome:
         elif request.init is not None:
             _start_from(Path(request.init), trainer)
         trained = trainer.step < trainer.steps
+        wait_for_all()  # nobody may find the folder of this very run and take it for another's
         if world.is_first:
             run.write()
             _note(trainer)
