@@ -116,6 +116,6 @@ def test_index_labels_and_framing_cost_at_most_eight_bytes_an_image(tmp_path):
         codecs=("zstd",), classes=1000, keys=False, extras=False,
     )  # fmt: skip
     split = write_small_store(tmp_path, small).store["train"]
-    entry, shard = split.entry.shards[0], split.shard(0)
+    entry, shard = split.entry.shards[0], split.shards.open(0)
     records = sum(shard.index.block("ranks", b).size for b in range(shard.index.blocks))
     assert (entry.shard.bytes + entry.index.bytes - records) / 10_000 <= 8

@@ -7,15 +7,11 @@ import uuid
 import pytest
 
 from tests.small_store import Small, write_small_store
+from tokenstore.entries import KINDS, Column, ShardEntry, columns_for, label_dtype
 from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace
 from tokenstore.manifest import (
-    KINDS,
-    Column,
-    ShardEntry,
-    columns_for,
     counted_splits,
     dump_manifest,
-    label_dtype,
     load_manifest,
     parse_manifest,
     publish,
@@ -205,7 +201,7 @@ def test_columns_stand_in_one_order():
     columns = columns_for(3, keys=True, masks=True, meta=True, views=True)
     assert [column.name for column in columns] == list(KINDS)
     assert [column.name for column in columns_for(None, keys=False)] == ["ranks"]
-    assert columns[0] == Column(name="ranks", kind="records", dtype=None)
+    assert columns[0] == Column(name="ranks", kind="records")
 
 
 def test_train_is_counted_unless_it_is_empty(manifest):

@@ -49,7 +49,7 @@ def test_writing_the_same_twice_gives_the_same_bytes(written, tmp_path):
 def test_every_column_is_read_back(written):
     for name, truth in written.truth.items():
         for number in range(len(written.store[name].entry.shards)):
-            shard = written.store[name].shard(number)
+            shard = written.store[name].shards.open(number)
             count = written.store[name].entry.shards[number].count
             samples = np.random.default_rng(0).permutation(count)
             rows = samples + shard.first
@@ -60,14 +60,16 @@ def test_every_column_is_read_back(written):
 
 def test_a_damaged_record_names_shard_sample_and_split(written, tmp_path):
     store = write_small_store(tmp_path).store
-    part = store["train"].shard(1).index.block("ranks", 1)
+    part = store["train"].shards.open(1).index.block("ranks", 1)
     tar = tmp_path / "train-000001.tar"
     content = bytearray(tar.read_bytes())
     content[part.base + int(part.ends[1])] ^= 0x10
     tar.write_bytes(content)
-    shard = type(store)(store.storage)["train"].shard(1)
+    shard = type(store)(store.storage)["train"].shards.open(1)
     shard.records("ranks", np.array([4, 5, 7]))
-    with pytest.raises(CorruptRecord, match=r"train-000001\.tar: 'ranks' of sample 15 of split"):
+    with pytest.raises(
+        CorruptRecord, match=r"train-000001\.tar: sample 15 of split 'train': its 'ranks'"
+    ):
         shard.records("ranks", np.array([4, 6]))
     with pytest.raises(CorruptStore, match="'ranks' of block 1 does not match its hash"):
         shard.block_bytes("ranks", 1)

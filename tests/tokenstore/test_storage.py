@@ -1,7 +1,7 @@
 """Files of a store on a disk and behind a URL: whole or absent, and never replaced by accident."""
 
-import os
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def test_many_mapped_files_do_not_exhaust_the_descriptors(tmp_path):
     storage = open_storage(tmp_path)
     for i in range(600):
         (tmp_path / f"{i}").write_bytes(b"%d" % i)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for i in range(600):
         storage.fetch(f"{i}", np.array([0]), np.array([1]))
-    assert len(os.listdir("/proc/self/fd")) - before <= 520
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 520

@@ -1,5 +1,6 @@
 """Writing shards: chunks of any size, and what cannot be written."""
 
+import itertools
 import uuid
 from dataclasses import replace
 
@@ -44,7 +45,7 @@ def some(count):
 def test_the_bytes_do_not_depend_on_the_chunks(storage, plan, cuts):
     whole, samples = write_shard(storage, plan, [some(10)]), some(10)
     edges = [0, *cuts, 10]
-    chunks = [samples[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [samples[a:b] for a, b in itertools.pairwise(edges)]
     assert write_shard(storage, plan, iter(chunks)) == whole
     assert whole.count == 10
     assert whole.shard.name == "train-000004.tar"

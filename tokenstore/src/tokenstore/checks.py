@@ -74,9 +74,10 @@ def gather(
     whole = ends[~wrong]
     stored = content[whole - 2].astype(np.uint16) | content[whole - 1].astype(np.uint16) << 8
     wrong[~wrong] = stored != crcs[~wrong]
-    payload_ends = np.cumsum(payload_stops - starts)
+    payload_ends: Offsets = np.cumsum(payload_stops - starts)
     payloads = np.empty(int(payload_ends[-1]) if len(ends) else 0, np.uint8)
-    copy_ranges(content, starts, payload_stops, payloads, payload_ends - (payload_stops - starts))
+    places = payload_ends - payload_stops + starts
+    copy_ranges(content, starts, payload_stops, payloads, places)
     return payloads, payload_ends, wrong
 
 

@@ -145,7 +145,7 @@ class IndexReader:
             CorruptStore: the block's page is damaged.
         """
         page = self._touch(np.array([block]))[block]
-        ends = page[f"{column}.ends"] if f"{column}.ends" in self._dtype.fields else None
+        ends = page[f"{column}.ends"] if f"{column}.ends" in (self._dtype.names or ()) else None
         base, size, digest = (int(page[f"{column}.{part}"]) for part in ("base", "size", "hash"))
         return BlockBytes(base, size, digest, ends)
 
@@ -163,9 +163,16 @@ class IndexReader:
             )
         raw = self._read(0, HEADER.itemsize)
         header = np.frombuffer(raw, HEADER)[0]
-        wanted = (MAGIC.rstrip(b"\0"), 0, len(place.columns), place.shard.count)
-        wanted += (place.block, place.first, xxhash.xxh3_64_intdigest(raw[:40]))
-        for field, value in zip(HEADER.names or (), wanted, strict=True):
+        wanted = {
+            "magic": MAGIC.rstrip(b"\0"),
+            "format": 0,
+            "columns": len(place.columns),
+            "count": place.shard.count,
+            "block": place.block,
+            "first": place.first,
+            "check": xxhash.xxh3_64_intdigest(raw[:40]),
+        }
+        for field, value in wanted.items():
             if header[field].item() != value:
                 raise CorruptStore(
                     f"{self.url}: header field '{field}' is {header[field].item()!r}, "

@@ -12,10 +12,50 @@ import json
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from tokenstore.entries import (
+    Column,
+    Dimension,
+    Entry,
+    FileEntry,
+    OrderEntry,
+    RejectsEntry,
+    Sha256,
+    ShardEntry,
+    SourceEntry,
+    SplitEntry,
+    TableSet,
+    TokenizerEntry,
+    VocabularyEntry,
+    Word,
+    columns_for,
+    label_dtype,
+)
 from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace
 from tokenstore.storage import Storage
+
+__all__ = [
+    "BLOCK",
+    "NAME",
+    "Column",
+    "FileEntry",
+    "Manifest",
+    "OrderEntry",
+    "RejectsEntry",
+    "ShardEntry",
+    "SourceEntry",
+    "SplitEntry",
+    "TableSet",
+    "TokenizerEntry",
+    "VocabularyEntry",
+    "columns_for",
+    "counted_splits",
+    "label_dtype",
+    "load_manifest",
+    "parse_manifest",
+    "publish",
+]
 
 FORMAT = 0
 BLOCK = 1024
@@ -23,132 +63,11 @@ NAME = "manifest.json"
 # What a manifest may require beyond rank grids [h, w]; codecs are asked of the registry by name.
 FEATURES = frozenset({"label", "key", "mask", "meta", "view", "channels"})
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Dimension = Annotated[int, Field(ge=1, le=65536)]
-# No separator, no leading dot: nothing that a manifest names can lie outside its store.
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=100)]
-
-
-class Entry(BaseModel):
-    """What every part of a manifest shares: immutable, exact types, no unknown members."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class FileEntry(Entry):
-    """One file of the store: its name, length and SHA-256."""
-
-    name: FileName
-    bytes: Count
-    sha256: Sha256
-
-
-class TokenizerEntry(Entry):
-    """What made the ids: registry name, settings, SHA-256 of the weights."""
-
-    name: str
-    config: dict[str, JsonValue]
-    weights: Sha256 | None
-
-
-class VocabularyEntry(Entry):
-    """The ids that occur: `entropy` is the order-0 entropy of a token in bits."""
-
-    file: FileEntry
-    size: Dimension
-    dimension: Dimension | None
-    entropy: Annotated[float, Field(ge=0, le=16)]
-
-
-class TableSet(Entry):
-    """A codec with its shared tables, for ranks below `vocabulary_size`."""
-
-    codec: Word
-    vocabulary_size: Dimension
-    file: FileEntry | None
-
-
-class Column(Entry):
-    """One column of a split; see docs/format.md for what each kind means on disk."""
-
-    name: Literal["ranks", "label", "key", "mask", "meta", "view"]
-    kind: Literal["records", "fixed", "packed"]
-    dtype: Literal["<u1", "<u2", "<u4"] | None
-
-    @model_validator(mode="after")
-    def _kind_of_name(self) -> Self:
-        if self.kind != KINDS[self.name]:
-            raise ValueError(f"column '{self.name}' is of kind '{KINDS[self.name]}'")
-        if (self.dtype is None) == (self.kind == "fixed"):
-            raise ValueError(f"column '{self.name}' of kind '{self.kind}' has dtype {self.dtype}")
-        return self
-
-
-KINDS = {
-    "ranks": "records",
-    "label": "fixed",
-    "key": "packed",
-    "mask": "records",
-    "meta": "packed",
-    "view": "fixed",
-}
-
-
-class ShardEntry(Entry):
-    """One tar of blocks with its index; `tables` is its place in `table_sets`."""
-
-    count: Annotated[int, Field(ge=1, lt=2**63)]
-    tables: Count
-    shard: FileEntry
-    index: FileEntry
-
-
-class SplitEntry(Entry):
-    """The samples of one split; `source_bytes` is the size of the image files they came from."""
-
-    count: Count
-    source_bytes: Count
-    columns: tuple[Column, ...]
-    shards: tuple[ShardEntry, ...]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        names = [column.name for column in self.columns]
-        if names[:1] != ["ranks"] or len(set(names)) != len(names):
-            raise ValueError(f"columns {names} must be distinct and begin with 'ranks'")
-        total = sum(shard.count for shard in self.shards)
-        if total != self.count:
-            raise ValueError(f"count is {self.count}, but the shards hold {total} samples")
-        return self
-
-
-class SourceEntry(Entry):
-    """Where the images came from: kind of source, SHA-256 of its listing."""
-
-    kind: str
-    listing: Sha256
-
-
-class OrderEntry(Entry):
-    """How samples were ordered: the rule's name and its seed."""
-
-    rule: str
-    seed: int | None
-
-
-class RejectsEntry(Entry):
-    """Images that were refused; a parquet file lists them where there are any."""
-
-    count: Count
-    file: FileEntry | None
-
 
 class Manifest(Entry):
     """A store: everything a reader must know before it touches another file."""
 
-    format: Literal[0] = FORMAT
+    format: Literal[0] = 0
     requires: tuple[str, ...] = ()
     version: Annotated[int, Field(ge=0, lt=10**6)] = 0
     parent: Sha256 | None = None
@@ -214,28 +133,6 @@ def counted_splits(manifest: Manifest) -> tuple[str, ...]:
     """The splits whose tokens the vocabulary counts: train, or all where train has no image."""
     train = manifest.splits.get("train")
     return ("train",) if train is not None and train.count else tuple(manifest.splits)
-
-
-def columns_for(
-    classes: int | None, *, keys: bool, masks: bool = False, meta: bool = False, views: bool = False
-) -> tuple[Column, ...]:
-    """The columns of a split with these contents; labels take the narrowest width for `classes`."""
-    columns = [Column(name="ranks", kind="records", dtype=None)]
-    if classes is not None:
-        columns.append(Column(name="label", kind="fixed", dtype=label_dtype(classes)))
-    for name, wanted in (("key", keys), ("mask", masks), ("meta", meta)):
-        if wanted:
-            columns.append(Column(name=name, kind=KINDS[name], dtype=None))
-    if views:
-        columns.append(Column(name="view", kind="fixed", dtype="<u2"))
-    return tuple(columns)
-
-
-def label_dtype(classes: int) -> Literal["<u1", "<u2", "<u4"]:
-    """256 -> "<u1", 257 -> "<u2"."""
-    if classes <= 1 << 8:
-        return "<u1"
-    return "<u2" if classes <= 1 << 16 else "<u4"
 
 
 def dump_manifest(manifest: Manifest) -> bytes:
@@ -329,16 +226,13 @@ def _check_format(raw: dict[str, Any], place: str) -> None:
     if found != FORMAT or isinstance(found, bool):
         raise ManifestError(f"{place}: format is {found!r}, expected {FORMAT}")
     requires = raw.get("requires")
-    unknown = [name for name in requires if name not in FEATURES] if _strings(requires) else []
+    listed = requires if isinstance(requires, list) else []
+    unknown = [name for name in listed if isinstance(name, str) and name not in FEATURES]
     if unknown:
         raise FormatTooNew(
             f"{place} requires {', '.join(unknown)}, this version of tokenstore knows "
             f"{', '.join(sorted(FEATURES))}. Install a newer tokenstore."
         )
-
-
-def _strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _refuse_constant(name: str) -> None:

@@ -8,7 +8,6 @@ reopen after pickling. Nothing here knows torch; `Store.decode` finds its tokeni
 """
 
 import functools
-import hashlib
 import importlib
 import json
 import operator
@@ -16,27 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError
 
-from tokenstore import columns, registry
-from tokenstore.codecs.base import Codec, CodecSpec, Ranks
-from tokenstore.errors import (
-    CodecError,
-    CorruptRecord,
-    CorruptStore,
-    FormatTooNew,
-    Mismatch,
-    OutOfRange,
-    UnknownName,
-    UsageError,
-)
-from tokenstore.manifest import FileEntry, Manifest, SplitEntry, load_manifest
-from tokenstore.shard import ShardPlace, ShardReader
+from tokenstore.codecs.base import Codec, Ranks
+from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
+from tokenstore.listed import find_codec, load_codec, load_vocabulary
+from tokenstore.manifest import Manifest, SplitEntry, load_manifest
+from tokenstore.shards import Shards
 from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
 
@@ -83,8 +71,9 @@ class Store(Mapping[str, "Split"]):
         self.storage = storage
         self.url = storage.url
         self.manifest: Manifest = load_manifest(storage)
-        self._codec_types = [_codec_type(t.codec, self.url) for t in self.manifest.table_sets]
-        self._codec = functools.cache(self._make_codec)
+        for table_set in self.manifest.table_sets:
+            find_codec(table_set, self.url)
+        self.codec = functools.cache(self._load_codec)
         self.tokenizer = functools.cache(self._load_tokenizer)
         self.splits: Mapping[str, Split] = MappingProxyType(
             {name: Split(self, name) for name in _in_order(self.manifest.splits)}
@@ -131,17 +120,7 @@ class Store(Mapping[str, "Split"]):
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """The ids in rank order, their counts and codebook rows."""
-        entry = self.manifest.vocabulary
-        where = f"{self.url}/{entry.file.name}"
-        vocabulary = Vocabulary.from_bytes(self.read_file(entry.file), where)
-        codebook = vocabulary.codebook
-        found = (len(vocabulary), None if codebook is None else codebook.shape[1])
-        if found != (entry.size, entry.dimension):
-            raise CorruptStore(
-                f"{where} holds {found[0]} ids of dimension {found[1]}, "
-                f"the manifest says {entry.size} and {entry.dimension}"
-            )
-        return vocabulary
+        return load_vocabulary(self.storage, self.manifest.vocabulary)
 
     @property
     def codebook(self) -> NDArray[np.float32] | None:
@@ -158,29 +137,9 @@ class Store(Mapping[str, "Split"]):
         images: NDArray[np.uint8] = tokenizer.to_uint8(tokenizer.decode(self.ids(ranks)))
         return images
 
-    def read_file(self, entry: FileEntry) -> bytes:
-        """A whole file that the manifest lists, compared with its hash.
-
-        Raises:
-            CorruptStore: it is missing or differs.
-        """
-        return read_listed(self.storage, entry)
-
-    def codec(self, tables: int) -> Codec:
-        """The codec of one table set, made at first use."""
-        return self._codec(tables)
-
-    def _make_codec(self, tables: int) -> Codec:
-        table_set = self.manifest.table_sets[tables]
-        spec = CodecSpec(table_set.vocabulary_size, self.manifest.grid)
-        arrays: dict[str, NDArray[Any]] = {}
-        if table_set.file is not None:
-            where = f"{self.url}/{table_set.file.name}"
-            try:
-                arrays = safetensors.numpy.load(self.read_file(table_set.file))
-            except (SafetensorError, ValueError, KeyError) as error:
-                raise CorruptStore(f"{where} is no safetensors file: {error}") from error
-        return self._codec_types[tables].from_tables(arrays, spec)
+    def _load_codec(self, tables: int) -> Codec:
+        """The codec of one table set; `codec` keeps it."""
+        return load_codec(self.storage, self.manifest.table_sets[tables], self.manifest.grid)
 
     def _load_tokenizer(self, device: str = "cpu", weights: str | None = None) -> Any:
         """The tokenizer that made this store, by its registry name; needs tokenstore[build].
@@ -218,9 +177,7 @@ class Split(Sequence[Sample]):
         self.name = name
         self.entry: SplitEntry = store.manifest.splits[name]
         self.columns = tuple(column.name for column in self.entry.columns)
-        counts = [shard.count for shard in self.entry.shards]
-        self._firsts = np.cumsum([0, *counts], dtype=np.int64)
-        self.shard = functools.cache(self._open_shard)
+        self.shards = Shards(store.storage, store.manifest, name, store.codec)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by store and name."""
@@ -268,8 +225,7 @@ class Split(Sequence[Sample]):
     @functools.cached_property
     def labels(self) -> NDArray[np.int64] | None:
         """Labels of the whole split, int64 [n]; None where it has none."""
-        everything = np.arange(len(self), dtype=np.int64)
-        return self._fixed("label", self._by_shard(everything), len(self))
+        return self.shards.find(np.arange(len(self))).fixed("label")
 
     def read(self, indices: ArrayLike, *, keys: bool = False, out: Ranks | None = None) -> Batch:
         """Read any samples, in the order asked; duplicates and negative numbers are fine.
@@ -284,41 +240,26 @@ class Split(Sequence[Sample]):
             UsageError: no whole numbers, or an `out` of another kind.
             CorruptStore: bytes differ from what the store promises; names the place.
         """
-        numbers = self.resolve(indices)
-        parts = self._by_shard(numbers)
-        ranks = self._out(len(numbers), out)
-        self._decode(parts, ranks)
-        labels = self._fixed("label", parts, len(numbers))
-        return Batch(ranks, labels, self._strings("key", parts, len(numbers)) if keys else None)
+        some = self.shards.find(self.resolve(indices))
+        ranks = some.ranks(self._out(some.count, out))
+        return Batch(ranks, some.fixed("label"), some.strings("key") if keys else None)
 
     def keys(self, indices: ArrayLike) -> list[str] | None:
         """Keys of these samples; None where the split has none."""
-        numbers = self.resolve(indices)
-        return self._strings("key", self._by_shard(numbers), len(numbers))
+        return self.shards.find(self.resolve(indices)).strings("key")
 
     def meta(self, indices: ArrayLike) -> list[dict[str, Any]] | None:
         """Metadata of these samples; None where the split has none."""
-        numbers = self.resolve(indices)
-        lines = self._strings("meta", self._by_shard(numbers), len(numbers))
+        lines = self.shards.find(self.resolve(indices)).strings("meta")
         return None if lines is None else [json.loads(line) for line in lines]
 
     def views(self, indices: ArrayLike) -> NDArray[np.int64] | None:
         """View numbers of these samples, int64 [n]; None where the split has none."""
-        numbers = self.resolve(indices)
-        return self._fixed("view", self._by_shard(numbers), len(numbers))
+        return self.shards.find(self.resolve(indices)).fixed("view")
 
     def masks(self, indices: ArrayLike) -> list[NDArray[np.uint8]] | None:
         """Masks of these samples, uint8 [H, W] each; None where the split has none."""
-        if "mask" not in self.columns:
-            return None
-        numbers = self.resolve(indices)
-        masks: list[NDArray[np.uint8]] = [np.empty((0, 0), np.uint8)] * len(numbers)
-        for part in self._by_shard(numbers):
-            payloads, ends = part.shard.records("mask", part.samples)
-            for row, payload in zip(part.rows.tolist(), np.split(payloads, ends[:-1]), strict=True):
-                where = f"{part.shard.url}: mask of sample {int(numbers[row])} of '{self.name}'"
-                masks[row] = columns.mask_of(payload.tobytes(), where)
-        return masks
+        return self.shards.find(self.resolve(indices)).masks()
 
     def resolve(self, indices: ArrayLike) -> Indices:
         """Sample numbers as int64 [n], negative ones counted from the end.
@@ -353,125 +294,6 @@ class Split(Sequence[Sample]):
                 f"out must be C-contiguous uint16 {list(shape)}, got {out.dtype} {list(out.shape)}"
             )
         return out
-
-    def _decode(self, parts: list["_Part"], ranks: Ranks) -> None:
-        """Fill `ranks` with a batch: one decode call a table set."""
-        for tables in sorted({part.shard.tables for part in parts}):
-            some = [part for part in parts if part.shard.tables == tables]
-            records = [part.shard.records("ranks", part.samples) for part in some]
-            rows = np.concatenate([part.rows for part in some])
-            sizes = np.concatenate([np.diff(ends, prepend=0) for _, ends in records])
-            data = np.concatenate([payloads for payloads, _ in records])
-            ends = np.cumsum(sizes)
-            order = np.argsort(rows)
-            whole = len(rows) == len(ranks)
-            grids = ranks if whole else np.empty((len(rows), *ranks.shape[1:]), np.uint16)
-            try:
-                self.store.codec(tables).decode(data, (ends - sizes)[order], ends[order], grids)
-            except CodecError as error:
-                raise self._damaged(some, error) from error
-            if not whole:
-                ranks[rows[order]] = grids
-
-    def _damaged(self, parts: list["_Part"], error: CodecError) -> CorruptRecord:
-        """Name the sample that a codec refused although its check was right."""
-        for part in parts:
-            codec = self.store.codec(part.shard.tables)
-            for sample in part.samples.tolist():
-                payload, ends = part.shard.records("ranks", np.array([sample]))
-                grid = np.empty((1, *self.store.manifest.grid), np.uint16)
-                try:
-                    codec.decode(payload, np.zeros(1, np.int64), ends, grid)
-                except CodecError as reason:
-                    number = part.shard.first + sample
-                    return CorruptRecord(
-                        f"{part.shard.url}: sample {number} of split '{self.name}' cannot be "
-                        f"decoded: {reason}"
-                    )
-        return CorruptRecord(f"{self.store.url}: split '{self.name}': {error}")
-
-    def _fixed(self, column: str, parts: list["_Part"], count: int) -> NDArray[np.int64] | None:
-        if column not in self.columns:
-            return None
-        values = np.empty(count, np.int64)
-        for part in parts:
-            values[part.rows] = part.shard.fixed(column, part.samples)
-        return values
-
-    def _strings(self, column: str, parts: list["_Part"], count: int) -> list[str] | None:
-        if column not in self.columns:
-            return None
-        strings = [""] * count
-        for part in parts:
-            found = part.shard.strings(column, part.samples)
-            for row, string in zip(part.rows.tolist(), found, strict=True):
-                strings[row] = string
-        return strings
-
-    def _by_shard(self, numbers: Indices) -> list["_Part"]:
-        """Which rows of a batch lie in which shard, and as which of its samples."""
-        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
-        order = np.argsort(shards, kind="stable")
-        edges = np.flatnonzero(np.diff(shards[order])) + 1
-        runs = np.split(order, edges) if len(order) else []
-        return [self._part(int(shards[rows[0]]), rows, numbers[rows]) for rows in runs]
-
-    def _part(self, shard: int, rows: Indices, numbers: Indices) -> "_Part":
-        return _Part(self.shard(shard), rows, numbers - self._firsts[shard])
-
-    def _open_shard(self, number: int) -> ShardReader:
-        manifest, shard = self.store.manifest, self.entry.shards[number]
-        tables = manifest.table_sets[shard.tables].file
-        return ShardReader(
-            ShardPlace(
-                self.store.storage,
-                self.name,
-                shard,
-                self.entry.columns,
-                manifest.block,
-                int(self._firsts[number]),
-                tables.sha256 if tables else None,
-            )
-        )
-
-
-class _Part(NamedTuple):
-    """The part of a batch that lies in one shard."""
-
-    shard: ShardReader
-    rows: Indices
-    samples: Indices
-
-
-def read_listed(storage: Storage, entry: FileEntry) -> bytes:
-    """A whole file that a manifest lists.
-
-    Raises:
-        CorruptStore: it is missing or differs from what the manifest says.
-    """
-    where = f"{storage.url}/{entry.name}"
-    try:
-        content = storage.read(entry.name)
-    except FileNotFoundError as error:
-        raise CorruptStore(f"{where} is missing; the store is not whole") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != entry.sha256 or len(content) != entry.bytes:
-        raise CorruptStore(
-            f"{where} has {len(content)} bytes and SHA-256 {digest}, the manifest says "
-            f"{entry.bytes} and {entry.sha256}"
-        )
-    return content
-
-
-def _codec_type(name: str, url: str) -> type[Codec]:
-    try:
-        found: type[Codec] = registry.find("tokenstore.codecs", name)
-    except UnknownName as error:
-        raise FormatTooNew(
-            f"'{url}' is written with the codec '{name}', this tokenstore has "
-            f"{', '.join(error.known)}. Install a newer tokenstore, or the package of that codec."
-        ) from error
-    return found
 
 
 def _tokenizer(name: str, device: str, weights: str | None, preprocess: dict[str, Any]) -> Any:

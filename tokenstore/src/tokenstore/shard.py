@@ -146,12 +146,16 @@ class ShardReader:
         """
         payloads, ends, wrong = self.gather(column, samples)
         if wrong.any():
-            number = self._place.first + int(samples[int(np.argmax(wrong))])
+            name = self.sample_name(int(samples[int(np.argmax(wrong))]))
             raise CorruptRecord(
-                f"{self.url}: '{column}' of sample {number} of split '{self._place.split}' does "
-                "not match its check; restore this file from a copy, or build the store again"
+                f"{name}: its '{column}' does not match its check; "
+                "restore this file from a copy, or build the store again"
             )
         return payloads, ends
+
+    def sample_name(self, sample: int) -> str:
+        """How messages call a sample of this shard."""
+        return f"{self.url}: sample {self.first + sample} of split '{self._place.split}'"
 
     def gather(self, column: str, samples: Offsets) -> tuple[Bytes, Offsets, NDArray[np.bool_]]:
         """As `records`, but tells which records are wrong instead of raising."""

@@ -129,7 +129,8 @@ class Vocabulary:
             raise Mismatch(
                 f"rank {int(ranks[wrong].flat[0])} lies outside the vocabulary of {len(self)} ids"
             )
-        return self.ids[ranks]
+        ids: NDArray[np.int32] = self.ids[ranks]
+        return ids
 
     def fingerprint(self, tokenizer: str, weights: str | None) -> str:
         """SHA-256 that two vocabularies share if their ranks mean the same codes.

@@ -52,13 +52,13 @@ class Images:
             if name not in self._places:
                 raise Mismatch(f"{block['__url__']} is no shard of '{self._store.url}'")
             split, number = self._places[name]
-            yield from self._images(split, split.shard(number), block)
+            yield from self._images(split, split.shards.open(number), block)
 
     def _images(
         self, split: Split, shard: ShardReader, block: BlockSample
     ) -> Iterator[dict[str, Any]]:
         number = int(block["__key__"])
-        values = {
+        values: dict[str, Any] = {
             column.name: self._column(split, shard, column, number, block[column.name])
             for column in split.entry.columns
         }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tokenstore.errors import TokenstoreError
+from tokenstore.listed import read_listed
 from tokenstore.manifest import NAME, FileEntry, Manifest, parse_manifest, version_name
 from tokenstore.reader import Store
 from tokenstore.storage import Storage
@@ -61,7 +62,7 @@ def check_rejects(store: Store, findings: Findings) -> None:
         import pyarrow.parquet
 
         try:
-            content = io.BytesIO(store.read_file(entry.file))
+            content = io.BytesIO(read_listed(store.storage, entry.file))
             rows = pyarrow.parquet.read_metadata(content).num_rows
         except (TokenstoreError, pyarrow.ArrowException, OSError) as error:
             findings.error(entry.file.name, error)

@@ -37,7 +37,7 @@ class SplitCheck:
             if found != (f"{name}.tar", f"{name}.index"):
                 self._findings.add(entry.shard.name, "name", f"{name}.tar and .index", found)
             try:
-                shard = self._split.shard(number)
+                shard = self._split.shards.open(number)
             except TokenstoreError as error:
                 self._findings.error(entry.shard.name, error)
             else:

@@ -1,0 +1,91 @@
+"""Files that a manifest lists and a reader loads whole: vocabulary and codec tables.
+
+Each is compared with its length and hash before a byte of it is used, and what comes out fits what
+the manifest says of it. Shards are not loaded whole; they are for `shard`.
+"""
+
+import hashlib
+from typing import Any
+
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from tokenstore import registry
+from tokenstore.codecs.base import Codec, CodecSpec
+from tokenstore.entries import FileEntry, TableSet, VocabularyEntry
+from tokenstore.errors import CorruptStore, FormatTooNew, UnknownName
+from tokenstore.storage import Storage
+from tokenstore.vocabulary import Vocabulary
+
+
+def read_listed(storage: Storage, entry: FileEntry) -> bytes:
+    """A whole file that a manifest lists.
+
+    Raises:
+        CorruptStore: it is missing or differs from what the manifest says.
+    """
+    where = f"{storage.url}/{entry.name}"
+    try:
+        content = storage.read(entry.name)
+    except FileNotFoundError as error:
+        raise CorruptStore(f"{where} is missing; the store is not whole") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry.sha256 or len(content) != entry.bytes:
+        raise CorruptStore(
+            f"{where} has {len(content)} bytes and SHA-256 {digest}, the manifest says "
+            f"{entry.bytes} and {entry.sha256}"
+        )
+    return content
+
+
+def load_vocabulary(storage: Storage, entry: VocabularyEntry) -> Vocabulary:
+    """The vocabulary of a store.
+
+    Raises:
+        CorruptStore: the file is missing, damaged, or does not fit the manifest.
+    """
+    where = f"{storage.url}/{entry.file.name}"
+    vocabulary = Vocabulary.from_bytes(read_listed(storage, entry.file), where)
+    codebook = vocabulary.codebook
+    found = (len(vocabulary), None if codebook is None else codebook.shape[1])
+    if found != (entry.size, entry.dimension):
+        raise CorruptStore(
+            f"{where} holds {found[0]} ids of dimension {found[1]}, "
+            f"the manifest says {entry.size} and {entry.dimension}"
+        )
+    return vocabulary
+
+
+def load_codec(storage: Storage, table_set: TableSet, grid: tuple[int, ...]) -> Codec:
+    """The codec of a table set, for grids of this shape.
+
+    Raises:
+        CorruptStore: its tables are missing or damaged.
+        CodecError: its tables are not what the codec needs.
+    """
+    tables: dict[str, NDArray[Any]] = {}
+    if table_set.file is not None:
+        try:
+            tables = safetensors.numpy.load(read_listed(storage, table_set.file))
+        except (SafetensorError, ValueError, KeyError) as error:
+            where = f"{storage.url}/{table_set.file.name}"
+            raise CorruptStore(f"{where} is no safetensors file: {error}") from error
+    spec = CodecSpec(table_set.vocabulary_size, grid)
+    return find_codec(table_set, storage.url).from_tables(tables, spec)
+
+
+def find_codec(table_set: TableSet, url: str) -> type[Codec]:
+    """The codec that a table set names.
+
+    Raises:
+        FormatTooNew: there is none of that name here.
+    """
+    try:
+        found: type[Codec] = registry.find("tokenstore.codecs", table_set.codec)
+    except UnknownName as error:
+        raise FormatTooNew(
+            f"'{url}' is written with the codec '{table_set.codec}', this tokenstore has "
+            f"{', '.join(error.known)}. Install a newer tokenstore, or the package of that codec."
+        ) from error
+    return found

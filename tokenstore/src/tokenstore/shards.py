@@ -1,0 +1,151 @@
+"""The shards of a split as one run of samples: which shard, which bytes, one decode a batch.
+
+`Shards.find` sorts the numbers of a batch by shard; the `Found` it returns reads any column of
+them, in the order asked. Shards are opened at their first use. Who asks, and with which indices,
+is for `reader`; what a single shard promises is for `shard`.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenstore.codecs.base import Codec, Ranks
+from tokenstore.columns import mask_of
+from tokenstore.errors import CodecError, CorruptRecord
+from tokenstore.manifest import Manifest
+from tokenstore.shard import ShardPlace, ShardReader
+from tokenstore.storage import Storage
+
+Numbers = NDArray[np.int64]
+Codecs = Callable[[int], Codec]  # codec of a table set
+
+
+class Part(NamedTuple):
+    """What of a batch lies in one shard: its rows in the batch, its samples in the shard."""
+
+    shard: ShardReader
+    rows: Numbers
+    samples: Numbers
+
+
+class Shards:
+    """All shards of one split. Thread-safe."""
+
+    def __init__(self, storage: Storage, manifest: Manifest, split: str, codecs: Codecs) -> None:
+        """Know where each shard begins; touches no file."""
+        self._storage = storage
+        self._manifest = manifest
+        self._split = split
+        self._entry = manifest.splits[split]
+        self._codecs = codecs
+        counts = [shard.count for shard in self._entry.shards]
+        self._firsts = np.cumsum([0, *counts], dtype=np.int64)
+        self.open = functools.cache(self._open)
+
+    def find(self, numbers: Numbers) -> "Found":
+        """Sort sample numbers of the split by shard, int64 [n], each below the split's count."""
+        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
+        order = np.argsort(shards, kind="stable")
+        edges = np.flatnonzero(np.diff(shards[order])) + 1
+        runs = np.split(order, edges) if len(order) else []
+        parts = [self._part(int(shards[rows[0]]), rows, numbers[rows]) for rows in runs]
+        columns = frozenset(column.name for column in self._entry.columns)
+        return Found(len(numbers), parts, columns, self._codecs)
+
+    def _part(self, shard: int, rows: Numbers, numbers: Numbers) -> Part:
+        return Part(self.open(shard), rows, numbers - self._firsts[shard])
+
+    def _open(self, number: int) -> ShardReader:
+        """The reader of shard `number` of the split; `open` keeps it."""
+        shard = self._entry.shards[number]
+        tables = self._manifest.table_sets[shard.tables].file
+        place = ShardPlace(
+            self._storage,
+            self._split,
+            shard,
+            self._entry.columns,
+            self._manifest.block,
+            int(self._firsts[number]),
+            tables.sha256 if tables else None,
+        )
+        return ShardReader(place)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The samples of a batch, by shard; every column comes in the order asked.
+
+    A column that the split lacks is None. All raise CorruptStore where bytes differ from what the
+    store promises, and CorruptRecord, which names the sample, where they are those of one image.
+    """
+
+    count: int
+    parts: list[Part]
+    columns: frozenset[str]
+    codecs: Codecs
+
+    def ranks(self, out: Ranks) -> Ranks:
+        """Decode into `out`, uint16 [n, *grid], C-contiguous: one call a table set."""
+        for tables in sorted({part.shard.tables for part in self.parts}):
+            parts = [part for part in self.parts if part.shard.tables == tables]
+            records = [part.shard.records("ranks", part.samples) for part in parts]
+            rows = np.concatenate([part.rows for part in parts])
+            sizes = np.concatenate([np.diff(ends, prepend=0) for _, ends in records])
+            payloads = np.concatenate([payloads for payloads, _ in records])
+            ends, order, whole = np.cumsum(sizes), np.argsort(rows), len(rows) == self.count
+            grids = out if whole else np.empty((len(rows), *out.shape[1:]), np.uint16)
+            try:
+                self.codecs(tables).decode(payloads, (ends - sizes)[order], ends[order], grids)
+            except CodecError as error:
+                raise self._damaged(parts, grids[:1]) from error
+            if not whole:
+                out[rows[order]] = grids
+        return out
+
+    def fixed(self, column: str) -> NDArray[np.int64] | None:
+        """Numbers, int64 [n]."""
+        if column not in self.columns:
+            return None
+        values = np.empty(self.count, np.int64)
+        for part in self.parts:
+            values[part.rows] = part.shard.fixed(column, part.samples)
+        return values
+
+    def strings(self, column: str) -> list[str] | None:
+        """Strings, n of them."""
+        if column not in self.columns:
+            return None
+        strings = [""] * self.count
+        for part in self.parts:
+            found = part.shard.strings(column, part.samples)
+            for row, string in zip(part.rows.tolist(), found, strict=True):
+                strings[row] = string
+        return strings
+
+    def masks(self) -> list[NDArray[np.uint8]] | None:
+        """Masks, n of them, uint8 [H, W] each."""
+        if "mask" not in self.columns:
+            return None
+        masks: list[NDArray[np.uint8]] = [np.empty((0, 0), np.uint8)] * self.count
+        for part in self.parts:
+            payloads, ends = part.shard.records("mask", part.samples)
+            parts = np.split(payloads, ends[:-1])
+            for row, sample, mask in zip(part.rows, part.samples, parts, strict=True):
+                masks[row] = mask_of(mask.tobytes(), part.shard.sample_name(int(sample)))
+        return masks
+
+    def _damaged(self, parts: list[Part], grid: Ranks) -> CorruptRecord:
+        """Name the sample that its codec refuses although its check is right."""
+        for part in parts:
+            for sample in part.samples.tolist():
+                payload, ends = part.shard.records("ranks", np.array([sample]))
+                try:
+                    self.codecs(part.shard.tables).decode(payload, np.zeros_like(ends), ends, grid)
+                except CodecError as error:
+                    name = part.shard.sample_name(sample)
+                    return CorruptRecord(f"{name} cannot be decoded: {error}")
+        return CorruptRecord("records decode one by one, but not together")
