@@ -183,22 +183,3 @@ def test_some_images_take_over_the_statistics_of_one_other():
     donor = torch.cdist(means, before).argmin(dim=1)
     assert torch.allclose(means, before[donor], atol=1e-4)
     assert (donor != torch.arange(300)).double().mean() == pytest.approx(0.4, abs=0.07)
-
-
-# -------------------------------------------------------------------------------- of all
-
-
-@pytest.mark.parametrize("name", ["eda", "random_crop", "random_resized_crop", "cutmix",
-                                  "emb_noise", "color_adapt"])  # fmt: skip
-def test_augmentations_repeat_with_the_seed_and_leave_their_input_alone(name):
-    augmentation = make({name: {}})
-    ranks = make_batch(FACTS, 16).ranks
-    tokens = ranks if augmentation.space == "ranks" else Codebook(FACTS.codebook)(ranks)
-    kept, targets = tokens.clone(), torch.eye(16)
-    first = augmentation(View(tokens, targets), seeded(1))
-    again = augmentation(View(tokens, targets), seeded(1))
-    other = augmentation(View(tokens, targets), seeded(2))
-    assert torch.equal(first.tokens, again.tokens) and torch.equal(first.targets, again.targets)
-    assert not torch.equal(first.tokens, other.tokens)
-    assert torch.equal(tokens, kept) and torch.equal(targets, torch.eye(16))
-    assert tuple(first.tokens.shape[-2:]) == augmentation.size

@@ -142,7 +142,8 @@ class Classification(Task):
 
 def smooth_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
     """Int64 [B] -> float32 [B,classes]: 1 - smoothing on the label, the rest spread over all."""
-    return functional.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+    is_label = labels[:, None] == torch.arange(classes, device=labels.device)
+    return is_label * (1 - smoothing) + smoothing / classes
 
 
 def _labels(batch: TokenBatch) -> Tensor:

@@ -1,0 +1,88 @@
+"""The law of the augmentation (seit_train/augment/base.py), over every plugin of the folder."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seit_train.augment.base import Augmentation, Surroundings, View
+from seit_train.augment.compose import make_augmentation
+from seit_train.embed import Codebook
+from tests.toy_facts import make_batch, make_facts, seeded
+from tokenstore.registry import names
+
+FACTS = make_facts(side=8)
+RANKS = make_batch(FACTS, 16).ranks
+NAMES = [name.replace("-", "_") for name in names("seit_train.augment")]
+
+
+class NoLookAtValues(TorchDispatchMode):
+    """Fails where the host would have to wait for a value that a device computes."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default")
+        assert not any(word in str(func) for word in waits), f"{func} waits for the device"
+        return func(*args, **kwargs or {})
+
+
+@pytest.fixture(params=NAMES)
+def augmentation(request) -> Augmentation:
+    return make_augmentation({request.param: {}}, Surroundings((8, 8), FACTS.codebook))
+
+
+def inputs(augmentation: Augmentation) -> list[torch.Tensor]:
+    """The batch in every form that the augmentation says it takes."""
+    grids = Codebook(FACTS.codebook)(RANKS)
+    return {"ranks": [RANKS], "grid": [grids], "any": [RANKS, grids]}[augmentation.space]
+
+
+def test_the_same_seed_gives_the_same_and_another_one_does_not(augmentation):
+    for tokens in inputs(augmentation):
+        first, again, other = (
+            augmentation(View(tokens, torch.eye(16)), seeded(seed)) for seed in (1, 1, 2)
+        )
+        assert torch.equal(first.tokens, again.tokens)
+        assert torch.equal(first.targets, again.targets)
+        assert not torch.equal(first.tokens, other.tokens)
+
+
+def test_what_comes_in_is_left_as_it_was(augmentation):
+    for tokens in inputs(augmentation):
+        kept, targets = tokens.clone(), torch.eye(16)
+        augmentation(View(tokens, targets), seeded(1))
+        assert torch.equal(tokens, kept)
+        assert torch.equal(targets, torch.eye(16))
+
+
+def test_what_comes_out_has_the_size_it_says_and_the_kind_that_came_in(augmentation):
+    for tokens in inputs(augmentation):
+        after = augmentation(View(tokens, torch.eye(16)), seeded(1))
+        assert after.tokens.shape == (*tokens.shape[:-2], *augmentation.size)
+        assert after.tokens.dtype == tokens.dtype
+        assert after.tokens.isfinite().all()
+
+
+def test_targets_stay_shares_of_one_and_none_stays_none(augmentation):
+    for tokens in inputs(augmentation):
+        targets = augmentation(View(tokens, torch.eye(16)), seeded(1)).targets
+        assert targets.min() >= 0
+        assert torch.allclose(targets.sum(dim=1), torch.ones(16))
+        assert augmentation(View(tokens, None), seeded(1)).targets is None
+
+
+def test_only_the_generator_is_random(augmentation):
+    for tokens in inputs(augmentation):
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        augmentation(View(tokens, None), seeded(1))
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_host_looks_at_no_value(augmentation):
+    for tokens in inputs(augmentation):
+        with NoLookAtValues():
+            augmentation(View(tokens, torch.eye(16)), seeded(1))
+
+
+def test_it_adds_nothing_to_a_checkpoint(augmentation):
+    assert not augmentation.state_dict()
+    assert not list(augmentation.parameters())
