@@ -99,6 +99,8 @@ def requested_config(request: TrainRequest) -> RunConfig:
     """
     task = find("seit_train.tasks", request.task)
     recipe = request.recipe or DEFAULT_RECIPE
+    if request.recipe is None:
+        _log.info("recipe %s, for want of another: see `seit-train recipes`", recipe)
     section = read_recipe(recipe, request.task)
     config: RunConfig = make_config(task.Config, section, request.overrides, origin=recipe)
     return config

@@ -5,6 +5,7 @@ imports torch before a command runs, so that `seit-train --help` is quick.
 """
 
 import logging
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
@@ -33,8 +34,9 @@ class TrainCommands(Commands):
 def main() -> None:
     """Train vision models from the tokens of a store."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # on stderr
-    for package in ("seit_train", "tokenstore"):
-        logging.getLogger(package).setLevel(logging.INFO)
+    if os.environ.get("RANK", "0") == "0":  # torchrun numbers the processes; one talks
+        for package in ("seit_train", "tokenstore"):
+            logging.getLogger(package).setLevel(logging.INFO)
 
 
 def training_command(task: str, purpose: str, next_command: str) -> click.Command:
