@@ -14,6 +14,8 @@ from tokenstore.manifest import FileEntry, ShardEntry, columns_for
 from tokenstore.storage import open_storage
 
 COLUMNS = columns_for(3, keys=False)
+SHARD_SHA256 = "0123456789abcdef" + "0" * 48
+SEED = 0xEFCDAB8967452301
 BLOCKS = [
     [BlockBytes(512, 30, 11, np.array([10, 10, 25, 30], "<u4")), BlockBytes(1536, 4, 12, None)],
     [BlockBytes(2560, 7, 13, np.array([3, 7], "<u4")), BlockBytes(3584, 2, 14, None)],
@@ -24,26 +26,26 @@ def write_index(content, shard_bytes=5120):
     storage = open_storage(f"memory://{uuid.uuid4()}")
     storage.create("x.index", content)
     index = FileEntry(name="x.index", bytes=len(content), sha256="0" * 64)
-    shard = FileEntry(name="x.tar", bytes=shard_bytes, sha256="0" * 64)
+    shard = FileEntry(name="x.tar", bytes=shard_bytes, sha256=SHARD_SHA256)
     entry = ShardEntry(count=6, tables=0, shard=shard, index=index)
     return IndexPlace(storage, entry, COLUMNS, 4, 100)
 
 
 @pytest.fixture(scope="module")
 def content():
-    return index_bytes(COLUMNS, 4, 100, BLOCKS)
+    return index_bytes(COLUMNS, 4, 100, BLOCKS, SEED)
 
 
 def test_the_bytes_are_those_of_the_drawing(content):
     header = struct.pack("<8sIIQQQ", b"TOKNIDX\0", 0, 2, 6, 4, 100)
-    header += struct.pack("<Q", xxhash.xxh3_64_intdigest(header))
+    header += struct.pack("<Q", xxhash.xxh3_64_intdigest(header, SEED))
     pages = b""
     for ranks, label in BLOCKS:
         ends = ranks.ends.tolist()
         ends += ends[-1:] * (4 - len(ends))
         rest = struct.pack("<QQQ4I", ranks.base, ranks.size, ranks.hash, *ends)
         rest += struct.pack("<QQQ", label.base, label.size, label.hash)
-        pages += struct.pack("<Q", xxhash.xxh3_64_intdigest(rest)) + rest
+        pages += struct.pack("<Q", xxhash.xxh3_64_intdigest(rest, SEED)) + rest
     assert content == header + pages
 
 
@@ -84,8 +86,14 @@ def test_a_file_of_another_length_is_refused(content):
 
 
 def test_an_index_of_another_shard_is_refused(content):
-    place = write_index(index_bytes(COLUMNS, 4, 200, BLOCKS))
+    place = write_index(index_bytes(COLUMNS, 4, 200, BLOCKS, SEED))
     with pytest.raises(CorruptStore, match="'first' is 200, expected 100"):
+        IndexReader(place)
+
+
+def test_a_sound_index_of_a_shard_with_other_bytes_is_refused():
+    place = write_index(index_bytes(COLUMNS, 4, 100, BLOCKS, SEED + 1))
+    with pytest.raises(CorruptStore, match="'check' is .* the index of another shard"):
         IndexReader(place)
 
 
@@ -100,7 +108,7 @@ def test_an_index_of_another_shard_is_refused(content):
 )
 def test_a_page_that_points_out_of_its_shard_is_refused(ranks, complaint):
     blocks = [[ranks, BLOCKS[0][1]], BLOCKS[1]]
-    reader = IndexReader(write_index(index_bytes(COLUMNS, 4, 100, blocks)))
+    reader = IndexReader(write_index(index_bytes(COLUMNS, 4, 100, blocks, SEED)))
     with pytest.raises(CorruptStore, match=complaint):
         reader.locate("ranks", np.array([0]))
 

@@ -1,7 +1,7 @@
 """Every error that a user of this project can meet, as one tree.
 
     TokenstoreError                 anything we refuse; the commands print it and exit with 2
-    ├── UsageError                  the request itself is wrong: options that contradict, a bad value
+    ├── UsageError                  the request itself is wrong: contradicting options, a bad value
     │   ├── UnknownName             no plugin of that name; lists the known ones
     │   └── OutOfRange              a sample number that a split does not have; an IndexError too
     ├── SourceError                 the input corpus cannot be used (no images, unreadable folder)

@@ -6,9 +6,9 @@ r"""The index of a shard: where each record starts. Both halves of the layout ar
                   16   samples in the shard          <u8
                   24   samples in a block            <u8
                   32   number in the split of the first sample  <u8
-                  40   xxh3-64 of bytes 0..40        <u8
+                  40   xxh3-64 of bytes 0..40, seeded   <u8
     page    offset 48 + block x page size, one a block:
-                   0   xxh3-64 of the rest of the page  <u8
+                   0   xxh3-64 of the rest of the page, seeded  <u8
                    8   for each column of the split, in the manifest's order:
                          base   offset in the shard of the block's bytes  <u8
                          size   length of the block's bytes               <u8
@@ -17,7 +17,9 @@ r"""The index of a shard: where each record starts. Both halves of the layout ar
                                 bytes base + ends[i-1] .. base + ends[i] of the shard (ends[-1] = 0)
 
 All pages have one size: in the last one, which may hold fewer samples, the remaining ends repeat
-the last. A page is checked when it is first touched, so opening a shard costs nothing.
+the last. A page is checked when it is first touched, so opening a shard costs nothing. The seed of
+the two is the first 8 bytes of the shard's SHA-256, which the manifest tells: the index of another
+shard fails, however sound it is in itself.
 """
 
 from collections.abc import Sequence
@@ -66,8 +68,17 @@ def page_dtype(columns: Sequence[Column], block: int) -> np.dtype[np.void]:
     return np.dtype(fields)
 
 
+def seed_of(shard_sha256: str) -> int:
+    """What the hashes of an index begin with, so that it fits no other shard."""
+    return int.from_bytes(bytes.fromhex(shard_sha256)[:8], "little")
+
+
 def index_bytes(
-    columns: Sequence[Column], block: int, first: int, blocks: Sequence[Sequence[BlockBytes]]
+    columns: Sequence[Column],
+    block: int,
+    first: int,
+    blocks: Sequence[Sequence[BlockBytes]],
+    seed: int,
 ) -> bytes:
     """The whole index file of a shard.
 
@@ -76,6 +87,7 @@ def index_bytes(
         block: samples in a block.
         first: number in the split of the shard's first sample.
         blocks: for each block, one `BlockBytes` a column.
+        seed: `seed_of` the shard.
     """
     pages = np.zeros(len(blocks), page_dtype(columns, block))
     count = 0
@@ -87,12 +99,12 @@ def index_bytes(
                 ends = page[f"{column.name}.ends"]
                 ends[: len(part.ends)] = part.ends
                 ends[len(part.ends) :] = part.ends[-1]
-        page["check"] = xxhash.xxh3_64_intdigest(page.tobytes()[8:])
+        page["check"] = xxhash.xxh3_64_intdigest(page.tobytes()[8:], seed)
         ranks = parts[0].ends
         count += 0 if ranks is None else len(ranks)
     header = np.zeros(1, HEADER)
     header[0] = (MAGIC, 0, len(columns), count, block, first, 0)
-    header["check"] = xxhash.xxh3_64_intdigest(header.tobytes()[:40])
+    header["check"] = xxhash.xxh3_64_intdigest(header.tobytes()[:40], seed)
     return header.tobytes() + pages.tobytes()
 
 
@@ -121,6 +133,7 @@ class IndexReader:
         self.block_size = place.block
         self.blocks = -(-place.shard.count // place.block)
         self._dtype = page_dtype(place.columns, place.block)
+        self._seed = seed_of(place.shard.shard.sha256)
         self._check_header()
         self._pages = np.zeros(self.blocks, self._dtype)
         self._checked = np.zeros(self.blocks, np.bool_)
@@ -170,13 +183,13 @@ class IndexReader:
             "count": place.shard.count,
             "block": place.block,
             "first": place.first,
-            "check": xxhash.xxh3_64_intdigest(raw[:40]),
+            "check": xxhash.xxh3_64_intdigest(raw[:40], self._seed),
         }
         for field, value in wanted.items():
             if header[field].item() != value:
                 raise CorruptStore(
                     f"{self.url}: header field '{field}' is {header[field].item()!r}, "
-                    f"expected {value!r}"
+                    f"expected {value!r}; it is damaged, or the index of another shard"
                 )
 
     def _touch(self, blocks: Offsets) -> NDArray[np.void]:
@@ -192,7 +205,7 @@ class IndexReader:
         raw = self._read(HEADER.itemsize + block * size, HEADER.itemsize + (block + 1) * size)
         page: np.void = np.frombuffer(raw, self._dtype)[0]
         where = f"{self.url}: page {block}"
-        if page["check"] != xxhash.xxh3_64_intdigest(raw[8:]):
+        if page["check"] != xxhash.xxh3_64_intdigest(raw[8:], self._seed):
             raise CorruptStore(f"{where} does not match its hash; the file is damaged")
         for column in self._place.columns:
             base, length = (int(page[f"{column.name}.{part}"]) for part in ("base", "size"))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenstore import checks
 from tokenstore.columns import packed_strings
 from tokenstore.errors import CodecError, CorruptRecord, CorruptStore
-from tokenstore.index import BlockBytes, IndexPlace, IndexReader, index_bytes
+from tokenstore.index import BlockBytes, IndexPlace, IndexReader, index_bytes, seed_of
 from tokenstore.manifest import Column, ShardEntry
 from tokenstore.storage import Fetched, Storage
 
@@ -85,7 +85,8 @@ class ShardWriter:
     def finish(self) -> bytes:
         """End the tar; returns the bytes of its index."""
         self._write(END)
-        return index_bytes(self._columns, self._block, self._first, self._blocks)
+        seed = seed_of(self.sha256)
+        return index_bytes(self._columns, self._block, self._first, self._blocks, seed)
 
     @property
     def sha256(self) -> str:

@@ -24,6 +24,8 @@ from tokenstore.errors import CodecError
 
 LEVEL = 19
 MAGIC = np.frombuffer(b"\x28\xb5\x2f\xfd", np.uint8)
+# A whole frame of one zero byte: zstd reads a dictionary when it first decompresses something.
+PROBE = MAGIC.tobytes() + bytes.fromhex("20 01 09 00 00 00")
 DICTIONARY_SIZES = (4096, 16384, 65536)
 # From less there is nothing to learn; and libzstd 1.5.7 crashes on samples of a few bytes.
 SAMPLE_TO_DICTIONARY = 4
@@ -51,7 +53,7 @@ class Zstd(Codec):
         # Shared by all threads: a batch is decoded with contexts of its own, see `decode`.
         self._decompressor = zstandard.ZstdDecompressor(dict_data=self._dictionary)
         try:
-            self._decompressor.decompress(self._frames([b"\0"])[0])
+            self._decompressor.decompress(PROBE)
         except zstandard.ZstdError as error:
             raise CodecError(f"the dictionary of codec zstd is damaged: {error}") from error
 
