@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
@@ -20,7 +21,7 @@ IDS = {"ids": {"width": 16, "dropout": 0.0}}
 DECODER = {"width": 64, "depth": 1, "heads": 2, "dropout": 0.0}
 SETTINGS = {
     "classify": {"model": {**VIT, **IDS}, "label_smoothing": 0.0},
-    "mtm": {"model": {"encoder": VIT, "decoder": DECODER, **IDS}, "mask": {"high": 0.5}},
+    "mtm": {"model": {"encoder": VIT, "decoder": DECODER, **IDS}, "mask": {"high": 0.6}},
 }
 FACTS = make_facts(side=8, codes=30, width=6, classes=4)
 
@@ -102,6 +103,16 @@ def test_every_parameter_learns_from_a_batch(kind):
         task.loss(model, make_batch(FACTS, 8), seeded(seed)).loss.backward()
     lacking = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert lacking == []
+
+
+def test_the_model_compiles_as_one_graph_that_fits_every_step(kind):
+    task = make_task(kind)
+    model, batch = make_model(task), make_batch(FACTS, 8)
+    graphs = CompileCounter()
+    compiled = torch.compile(model, backend=graphs, fullgraph=True)
+    for seed in range(6):
+        task.loss(compiled, batch, seeded(seed))
+    assert graphs.frame_count <= 2  # the second one knows which length varies
 
 
 def test_rows_that_pad_a_batch_do_not_count_in_a_loss(kind):

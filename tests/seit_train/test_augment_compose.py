@@ -104,6 +104,7 @@ def test_a_mistake_in_a_policy_is_named_with_its_cure(entry, error, words):
     [
         ([{"random_resized_crop": {}}, {"eda": {}}], "eda works on ranks"),
         ([{"random_crop": {"size": 17}}], "17x17 does not fit a grid of 16x16"),
+        ([{"random_resized_crop": {"size": 20}}], "20x20 does not fit a grid of 16x16"),
         ([{"eda": {"synonyms": 40}}], "only 40 codes"),
         ([{"one_of": {"p": [1.0], "of": [{"random_crop": {}}]}}], "RandomCrop is none"),
     ],

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 
 from seit_train.augment.base import Augmentation, Surroundings, View, output_sizes
-from seit_train.augment.crop import CropSize, draw_boxes, resize_boxes
+from seit_train.augment.crop import CropSize, draw_boxes, refuse_larger, resize_boxes
 from seit_train.config import Settings
 
 
@@ -18,7 +18,8 @@ class ResizedCropOptions(Settings):
     """Which boxes are cut, and to what size they are brought.
 
     Attributes:
-        size: rows and columns that come out; 7/8 of the grid where it is not given.
+        size: rows and columns that come out; 7/8 of the grid where it is not given. Evaluation
+            crops the centre in this size and resizes nothing.
         scale: smallest and largest area of a box, as shares of the grid.
         ratio: narrowest and widest shape of a box, width by height.
     """
@@ -48,6 +49,7 @@ class RandomResizedCrop(Augmentation[ResizedCropOptions]):
     def __init__(self, options: ResizedCropOptions, around: Surroundings) -> None:
         super().__init__(options, around)
         self.size = output_sizes(options.size, around.size)
+        refuse_larger(self.size, around.size)  # evaluation crops the centre in this size
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> [B,d,*size]."""
