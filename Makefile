@@ -47,7 +47,7 @@ clean: ## remove what the targets made, but not .venv
 
 $(INSTALLED): pyproject.toml tokenstore/pyproject.toml seit_train/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	@echo "Installing into .venv (about 5 GB with PyTorch; once, some minutes)"
+	@echo "Installing into .venv (about 6 GB with PyTorch; once, some minutes)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e "./tokenstore[build]" -e ./seit_train --group dev
