@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipelines.demo.scenes import Corpus, write_corpus
 
 ROOT = Path(__file__).parents[2]
@@ -13,8 +15,15 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- runs -->\n```(\w+)\n(.*?)```", re.DOTALL)
 
 
-def test_the_readme_runs(tmp_path):
-    write_corpus(tmp_path / "photos", Corpus({"train": 32, "val": 4}, size=128))
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(" epochs=1", id="with one epoch of each training"),
+        pytest.param("", id="as it stands", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+    ],
+)
+def test_the_readme_runs(tmp_path, length):
+    write_corpus(tmp_path / "photos", Corpus({"train": 8, "val": 2}, size=128))
     blocks = BLOCK.findall(TEXT)
     assert [language for language, _ in blocks] == ["sh", "sh", "python", "python"]
     bin_folder = str(Path(sys.executable).parent)
@@ -25,7 +34,8 @@ def test_the_readme_runs(tmp_path):
             program += code  # a later block goes on where an earlier one ended
             command = [sys.executable, "-c", program]
         else:
-            command = ["sh", "-e", "-c", code]
+            training = re.compile(r"^seit-train (mtm|classify) .*$", re.MULTILINE)
+            command = ["sh", "-e", "-c", training.sub(rf"\g<0>{length}", code)]
         ran = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )

@@ -34,9 +34,11 @@ assert store.codebook.dtype.name == "float32"
 
 
 def test_looking_at_a_store_from_the_shell_loads_no_torch(scene_store):
-    for words in (["--help"], ["info", str(scene_store)], ["verify", str(scene_store)]):
-        assert (
-            loaded_after(f"from tokenstore.cli.main import run; assert run({words!r}) == 0")
-            & {"torch"}
-            == set()
-        )
+    for words in (["info", str(scene_store)], ["verify", str(scene_store)]):
+        code = f"from tokenstore.cli.main import main; main({words!r}, standalone_mode=False)"
+        assert loaded_after(code) & {"torch", "PIL"} == set()
+
+
+def test_the_list_of_commands_loads_no_torch():
+    code = "from tokenstore.cli.main import main; main(['--help'], standalone_mode=False)"
+    assert loaded_after(code) & {"torch", "PIL"} == set()
