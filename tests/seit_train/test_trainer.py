@@ -159,8 +159,9 @@ def test_clipping_bounds_the_step_but_not_the_reported_norm(request_run):
     assert min(norms) > 1e-3
 
 
-def test_a_store_without_val_trains_and_keeps_the_last(request_run, tmp_path):
-    only_train = write_toy_store(tmp_path / "s", ToyStore({"train": 32}))
+@pytest.mark.parametrize("counts", [{"train": 32}, {"train": 32, "val": 0}])
+def test_a_store_without_val_trains_and_keeps_the_last(request_run, tmp_path, counts):
+    only_train = write_toy_store(tmp_path / "s", ToyStore(counts))
     outcome = train(replace(request_run("toy"), store=only_train.url))
     assert outcome.best is None
     assert outcome.run.result() == outcome.run.last

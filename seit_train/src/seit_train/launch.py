@@ -76,7 +76,8 @@ def train(request: TrainRequest) -> Outcome:
     with joined_world() as world:
         store = open_store(request.store)
         run = _run(request, store)
-        trainer = Trainer(run, world, _training_split(store), store.splits.get("val"))
+        val = store.splits.get("val")
+        trainer = Trainer(run, world, _training_split(store), val or None)
         if has_checkpoint(run.last):
             trainer.resume()
         elif request.init is not None:
