@@ -25,7 +25,8 @@ from pipelines.demo.scenes import Corpus, write_corpus
 
 SCENES = Corpus({"train": 250, "val": 50})
 IMAGE_SIZE = 128
-STEPS = {"mtm": 400, "classify": 400}
+SEEN = {"mtm": 36_000, "classify": 48_000}  # images a training looks at: minutes on two cores
+SMALL = 64  # images; fewer may not fill the recipe's batch
 SHOWN = 6
 
 
@@ -78,11 +79,14 @@ def build(places: Places, corpus: Path) -> dict[str, Any]:
     return facts
 
 
-def train(places: Places, task: str, *more: str | Path) -> dict[str, float]:
+def train(places: Places, task: str, images: int, *more: str | Path) -> dict[str, float]:
     """Train one task, or go on with it; its best evaluation on val."""
     run = places.run(task)
     words = (task, places.store, "-o", run, "--recipe", "cpu_tiny", *more, "--resume")
-    call("seit-train", *words, f"steps={STEPS[task]}")
+    settings = [f"epochs={SEEN[task] / images:.4g}"]
+    if images < SMALL:
+        settings.append(f"batch_size={images}")
+    call("seit-train", *words, *settings)
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     evaluations = [line for line in map(json.loads, lines) if "val_loss" in line]
     return min(evaluations, key=lambda line: float(line["val_loss"]))
@@ -149,10 +153,11 @@ def main(images: Path | None, output: Path | None) -> None:
     if not images:
         click.echo(f"drawing {write_corpus(corpus, SCENES):,} scenes into {corpus}", err=True)
     facts = build(places, corpus)
-    mtm = train(places, "mtm")
+    count = facts["splits"]["train"]["images"]
+    mtm = train(places, "mtm", count)
     judged = None
     if facts["classes"]:
-        train(places, "classify", "--init", places.run("mtm"))
+        train(places, "classify", count, "--init", places.run("mtm"))
         run = ("evaluate", places.run("classify"), "--store", places.store, "--json")
         judged = json.loads(call("seit-train", *run))
     draw(places, corpus, facts)

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    monkeypatch.setattr(run, "STEPS", {"mtm": 2, "classify": 2})
+    monkeypatch.setattr(run, "SEEN", {"mtm": 80, "classify": 80})
     monkeypatch.setattr(run, "SHOWN", 2)
     monkeypatch.setattr(run, "SCENES", Corpus({"train": 9, "val": 2}, size=64))
 
