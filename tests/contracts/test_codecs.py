@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,6 +101,21 @@ def test_payloads_may_lie_anywhere_in_the_buffer(name):
     out = np.empty_like(ranks)
     codec.decode(moved.data, payloads.starts + 50, moved.ends, out)
     assert np.array_equal(out, ranks)
+
+
+@codecs
+def test_threads_may_share_a_codec(name):
+    codec = make(name, 511, (16, 16), sample_count=400)
+    ranks = grids(codec.spec, 60, seed=5)
+    payloads = codec.encode(ranks)
+
+    def decode_some(seed):
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(0, 60, int(rng.choice([1, 5, 100])))
+        assert np.array_equal(decoded(codec, payloads, rows), ranks[rows])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode_some, range(100)))
 
 
 @codecs

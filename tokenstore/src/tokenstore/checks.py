@@ -42,7 +42,7 @@ def frame(payloads: Bytes, ends: Offsets, first: int, tables: Bytes) -> tuple[By
     Returns:
         The records, uint8 [total + 2n], and their ends, int64 [n].
     """
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(ends)]
+    starts = starts_of(ends)
     numbers = np.arange(first, first + len(ends), dtype=np.uint64)
     crcs = checksums(payloads, starts, ends, numbers, tables)
     record_ends = ends + BYTES * np.arange(1, len(ends) + 1)
@@ -91,6 +91,13 @@ def checksums(
     tails[:, 8:] = tables
     _checksums(content, starts, ends, tails, _slicing_tables(), crcs)
     return crcs
+
+
+def starts_of(ends: Offsets) -> Offsets:
+    """Where each of some ranges begins that lie one after the other: [3, 5] -> [0, 3]."""
+    starts = np.zeros(len(ends), np.int64)
+    starts[1:] = ends[:-1]
+    return starts
 
 
 @functools.cache

@@ -18,7 +18,10 @@ def compiled(kernel: Kernel) -> Kernel:
     def machine_code() -> Callable[..., Any]:
         import numba
 
-        code: Callable[..., Any] = numba.njit(nogil=True, cache=True)(kernel)
+        try:
+            code: Callable[..., Any] = numba.njit(nogil=True, cache=True)(kernel)
+        except RuntimeError:  # nowhere to write a cache: a read-only machine compiles each time
+            code = numba.njit(nogil=True)(kernel)
         return code
 
     @functools.wraps(kernel)

@@ -198,24 +198,14 @@ class Split(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         """Sample by number, negative from the end, with every column the split has."""
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        indices = self.resolve([operator.index(index)])
-        batch = self.read(indices, keys="key" in self.columns)
-        label = None if batch.labels is None else int(batch.labels[0])
-        key = None if batch.keys is None else batch.keys[0]
-        mask, meta, view = self.masks(indices), self.meta(indices), self.views(indices)
-        return Sample(
-            key,
-            batch.ranks[0],
-            label,
-            None if mask is None else mask[0],
-            None if meta is None else meta[0],
-            None if view is None else int(view[0]),
-        )
+            return self._samples(np.arange(*index.indices(len(self))))
+        return self._samples(self.resolve([operator.index(index)]))[0]
 
     def __iter__(self) -> Iterator[Sample]:
-        """All samples in order."""
-        return (self[i] for i in range(len(self)))
+        """All samples in order, read a block at a time."""
+        block = self.store.manifest.block
+        for first in range(0, len(self), block):
+            yield from self._samples(np.arange(first, min(first + block, len(self))))
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -285,6 +275,24 @@ class Split(Sequence[Sample]):
         numbers = numbers.astype(np.int64)
         return np.where(numbers < 0, numbers + len(self), numbers)
 
+    def _samples(self, numbers: Indices) -> list[Sample]:
+        found = self.shards.find(numbers)
+        ranks = found.ranks(self._out(found.count, None))
+        meta = found.strings("meta")
+        values: dict[str, Any] = {
+            "key": found.strings("key"),
+            "ranks": ranks,
+            "label": _plain(found.fixed("label")),
+            "mask": found.masks(),
+            "meta": None if meta is None else [json.loads(line) for line in meta],
+            "view": _plain(found.fixed("view")),
+        }
+        there = {name: column for name, column in values.items() if column is not None}
+        return [
+            Sample(**{"key": None, **{name: column[i] for name, column in there.items()}})
+            for i in range(found.count)
+        ]
+
     def _out(self, count: int, out: Ranks | None) -> Ranks:
         shape = (count, *self.store.manifest.grid)
         if out is None:
@@ -294,6 +302,10 @@ class Split(Sequence[Sample]):
                 f"out must be C-contiguous uint16 {list(shape)}, got {out.dtype} {list(out.shape)}"
             )
         return out
+
+
+def _plain(values: NDArray[np.int64] | None) -> list[int] | None:
+    return None if values is None else values.tolist()
 
 
 def _tokenizer(name: str, device: str, weights: str | None, preprocess: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenstore.checks import starts_of
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.columns import mask_of
 from tokenstore.errors import CodecError, CorruptRecord
@@ -92,18 +93,15 @@ class Found:
         """Decode into `out`, uint16 [n, *grid], C-contiguous: one call a table set."""
         for tables in sorted({part.shard.tables for part in self.parts}):
             parts = [part for part in self.parts if part.shard.tables == tables]
-            records = [part.shard.records("ranks", part.samples) for part in parts]
-            rows = np.concatenate([part.rows for part in parts])
-            sizes = np.concatenate([np.diff(ends, prepend=0) for _, ends in records])
-            payloads = np.concatenate([payloads for payloads, _ in records])
-            ends, order, whole = np.cumsum(sizes), np.argsort(rows), len(rows) == self.count
+            payloads, starts, ends, rows = _joined(parts)
+            whole = len(rows) == self.count
             grids = out if whole else np.empty((len(rows), *out.shape[1:]), np.uint16)
             try:
-                self.codecs(tables).decode(payloads, (ends - sizes)[order], ends[order], grids)
+                self.codecs(tables).decode(payloads, starts, ends, grids)
             except CodecError as error:
                 raise self._damaged(parts, grids[:1]) from error
             if not whole:
-                out[rows[order]] = grids
+                out[rows] = grids
         return out
 
     def fixed(self, column: str) -> NDArray[np.int64] | None:
@@ -149,3 +147,16 @@ class Found:
                     name = part.shard.sample_name(sample)
                     return CorruptRecord(f"{name} cannot be decoded: {error}")
         return CorruptRecord("records decode one by one, but not together")
+
+
+def _joined(parts: list[Part]) -> tuple[NDArray[np.uint8], Numbers, Numbers, Numbers]:
+    """Payloads of some parts, their starts and ends in the order of the batch, and its rows."""
+    records = [part.shard.records("ranks", part.samples) for part in parts]
+    if len(parts) == 1:  # its rows are in order
+        payloads, ends = records[0]
+        return payloads, starts_of(ends), ends, parts[0].rows
+    payloads = np.concatenate([payloads for payloads, _ in records])
+    sizes = np.concatenate([ends - starts_of(ends) for _, ends in records])
+    rows = np.concatenate([part.rows for part in parts])
+    ends, order = np.cumsum(sizes), np.argsort(rows)
+    return payloads, (ends - sizes)[order], ends[order], rows[order]

@@ -82,13 +82,14 @@ class Images:
             strings = packed_strings(content, count, where)
             return [json.loads(line) for line in strings] if column.name == "meta" else strings
         ends = part.ends[:count].astype(np.int64)
-        starts = np.append(0, ends)[:-1]
         numbers = np.arange(count, dtype=np.uint64) + np.uint64(
             shard.first + block * shard.index.block_size
         )
         tables = shard.salt if column.name == "ranks" else NO_TABLES
         records = np.frombuffer(content, np.uint8)
-        payloads, stops, wrong = checks.gather(records, starts, ends, numbers, tables)
+        payloads, stops, wrong = checks.gather(
+            records, checks.starts_of(ends), ends, numbers, tables
+        )
         if wrong.any():
             raise CorruptRecord(f"{where}: record {int(np.argmax(wrong))} fails its check")
         if column.name == "mask":
@@ -96,5 +97,5 @@ class Images:
             return [mask_of(mask.tobytes(), where) for mask in parts]
         ranks = np.empty((count, *self._store.manifest.grid), np.uint16)
         codec = self._store.codec(shard.tables)
-        codec.decode(payloads, np.append(0, stops)[:-1], stops, ranks)
+        codec.decode(payloads, checks.starts_of(stops), stops, ranks)
         return ranks

@@ -11,6 +11,7 @@ Any zstd library reads a payload: put the bytes 28 b5 2f fd before it, or ask fo
 "magicless". The check beside the record replaces zstd's own.
 """
 
+import threading
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ LEVEL = 19
 MAGIC = np.frombuffer(b"\x28\xb5\x2f\xfd", np.uint8)
 # A whole frame of one zero byte: zstd reads a dictionary when it first decompresses something.
 PROBE = MAGIC.tobytes() + bytes.fromhex("20 01 09 00 00 00")
+FEW = 16  # below, the contexts that zstd makes for a batch cost more than they save
 DICTIONARY_SIZES = (4096, 16384, 65536)
 # From less there is nothing to learn; and libzstd 1.5.7 crashes on samples of a few bytes.
 SAMPLE_TO_DICTIONARY = 4
@@ -50,10 +52,9 @@ class Zstd(Codec):
         if dictionary:
             kind = zstandard.DICT_TYPE_FULLDICT
             self._dictionary = zstandard.ZstdCompressionDict(dictionary, dict_type=kind)
-        # Shared by all threads: a batch is decoded with contexts of its own, see `decode`.
-        self._decompressor = zstandard.ZstdDecompressor(dict_data=self._dictionary)
+        self._own = _Decompressor(self._dictionary)
         try:
-            self._decompressor.decompress(PROBE)
+            self._own.zstd.decompress(PROBE)
         except zstandard.ZstdError as error:
             raise CodecError(f"the dictionary of codec zstd is damaged: {error}") from error
 
@@ -99,7 +100,7 @@ class Zstd(Codec):
         return Payloads.joined([frame[len(MAGIC) :] for frame in frames])
 
     def decode(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
-        """See `Codec.decode`: one call into zstd for the whole batch, which releases the GIL."""
+        """See `Codec.decode`: one call into zstd for a batch, which releases the GIL throughout."""
         if not len(starts):
             return
         segments = np.empty((len(starts), 2), np.uint64)  # offset, length: as zstandard wants them
@@ -111,13 +112,22 @@ class Zstd(Codec):
         if bad >= 0:
             raise CodecError(f"row {bad} does not begin a zstd frame of <= {self._longest} bytes")
         batch = zstandard.BufferWithSegments(frames.data, segments.tobytes())
-        try:
-            grids: Any = self._decompressor.multi_decompress_to_buffer(batch, threads=1)
-        except zstandard.ZstdError as error:
-            raise CodecError(f"row {self._first_bad(batch)} is no zstd frame: {error}") from error
+        escaped = np.frombuffer(self._decompress(batch), np.uint8)
         stops = np.cumsum(sizes)
-        escaped = np.frombuffer(b"".join(grids), np.uint8)
+        if len(escaped) != stops[-1]:
+            raise CodecError(
+                f"row 0 to {len(sizes) - 1} hold {len(escaped)} bytes, not as they say"
+            )
         unescape(escaped, stops - sizes, stops, self.spec.vocabulary_size, out)
+
+    def _decompress(self, frames: Any) -> bytes:
+        """The escape codes of all frames, one after the other."""
+        few = len(frames) < FEW
+        try:
+            many: Any = self._own.zstd.multi_decompress_to_buffer
+            return b"".join(map(self._own.zstd.decompress, frames) if few else many(frames))
+        except zstandard.ZstdError as error:
+            raise CodecError(f"row {self._first_bad(frames)} is no zstd frame: {error}") from error
 
     def _frames(self, grids: list[bytes]) -> list[bytes]:
         """One zstd frame a grid, with content size, without checksum and dictionary id."""
@@ -135,13 +145,19 @@ class Zstd(Codec):
 
     def _first_bad(self, frames: Any) -> int:
         """The first frame that zstd refuses."""
-        decompressor = zstandard.ZstdDecompressor(dict_data=self._dictionary)
         for row, frame in enumerate(frames):
             try:
-                decompressor.decompress(frame)
+                self._own.zstd.decompress(frame)
             except zstandard.ZstdError:
                 return row
         return len(frames)
+
+
+class _Decompressor(threading.local):
+    """A decompressor for each thread, since one must not serve two at a time."""
+
+    def __init__(self, dictionary: zstandard.ZstdCompressionDict | None) -> None:
+        self.zstd = zstandard.ZstdDecompressor(dict_data=dictionary)
 
 
 def _escaped(ranks: Ranks) -> list[bytes]:

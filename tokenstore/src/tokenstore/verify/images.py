@@ -8,6 +8,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from tokenstore.checks import starts_of
 from tokenstore.columns import mask_of
 from tokenstore.errors import CodecError, CorruptStore, TokenstoreError
 from tokenstore.index import BlockBytes
@@ -123,7 +124,7 @@ class SplitCheck:
             return
         for sample in samples[wrong].tolist():
             self._bad_record(shard, sample, "ranks")
-        starts, good = np.append(0, ends)[:-1], np.flatnonzero(~wrong)
+        starts, good = starts_of(ends), np.flatnonzero(~wrong)
         grids = np.empty((len(good), *self._split.store.manifest.grid), np.uint16)
         try:
             codec.decode(payloads, starts[good], ends[good], grids)
