@@ -1,0 +1,1 @@
+"""Training a small tokenizer on a user's own images: the work of `tokenstore fit`."""
