@@ -73,8 +73,8 @@ def command(
 ) -> None:
     """Train a small VQ tokenizer on the images below the folders IMAGES.
 
-    Of a folder with train/ and val/ only train/ is used. Held-out photos are drawn beside their
-    reconstructions in a PNG beside FILE every now and then. The same line again goes on with an
+    Of a folder with train/ and val/ only train/ is used. Held-out photos are drawn above their
+    reconstructions in FILE.png every now and then. The same line again goes on with an
     interrupted training. Build with the result by --tokenizer pocket --weights FILE.
     """
     import torch
@@ -87,15 +87,16 @@ def command(
     config = FitConfig(network=PocketConfig(codes=codes), **numbers)
     threads = threads or len(os.sched_getaffinity(0))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    report = fit_tokenizer(images, output, config, threads, device)
+    report, is_new = fit_tokenizer(images, output, config, threads, device)
     seconds = time.monotonic() - started
     if as_json:
-        click.echo(json.dumps({**asdict(report), "seconds": round(seconds, 1)}))
+        facts = {"file": str(output), "new": is_new, **asdict(report), "seconds": round(seconds, 1)}
+        click.echo(json.dumps(facts))
         return
-    verb = f"is whole after {seconds:,.0f} s" if report.is_new else "is there already"
-    click.echo(f"{report.file} {verb}: {report.steps:,} steps on {report.photos:,} photos")
+    verb = f"is whole after {seconds:,.0f} s" if is_new else "is there already"
+    click.echo(f"{output} {verb}: {report.steps:,} steps on {report.photos:,} photos")
     click.echo(
         f"held-out photos at 256x256: PSNR {report.psnr:.2f} dB, {report.codes_used:,} of "
         f"{report.codes:,} codes in use"
     )
-    click.echo(f"next:  tokenstore build IMAGES --tokenizer pocket --weights {report.file}")
+    click.echo(f"next:  tokenstore build IMAGES --tokenizer pocket --weights {output}")

@@ -1,7 +1,7 @@
 """A whole fit: photos in, a weights file out, with progress, checkpoints and sample pictures.
 
-Beside the output FILE.safetensors lie, while it works, FILE.state (to go on from) and FILE.png
-(held-out photos, original above reconstruction). FILE itself appears at the end.
+Beside the output FILE lie, while it works, FILE.state (to go on from) and FILE.png (held-out
+photos, original above reconstruction). FILE itself appears at the end.
 """
 
 import hashlib
@@ -31,14 +31,13 @@ from tokenstore.tokenizers.pocket import load_weights, save_weights
 
 STEPS_BETWEEN_CHECKPOINTS = 250
 PICTURED = 6  # held-out photos on the sheet
+NOTES_KEY = "fit"  # in the metadata of the weights: how they were made
 
 
 @dataclass(frozen=True)
 class FitReport:
     """What a fit came to; `psnr` in dB over the held-out photos, hard-quantised, at 256x256."""
 
-    file: str
-    is_new: bool
     steps: int
     photos: int
     rejects: int
@@ -49,20 +48,23 @@ class FitReport:
 
 def fit_tokenizer(
     folders: Sequence[str], file: Path, config: FitConfig, threads: int, device: str
-) -> FitReport:
+) -> tuple[FitReport, bool]:
     """Train a pocket tokenizer on the photos of folders, or go on where an earlier call stopped.
+
+    Returns:
+        The report, and whether this call did any training: False where `file` was there already.
 
     Raises:
         UsageError: `file` is there already and is no result of this very fit.
         SourceError: too few photos.
         TrainingError: the state beside `file` cannot be used, or the loss is not finite.
     """
+    if not file.parent.is_dir():
+        raise UsageError(f"'{file}' cannot be written: there is no folder '{file.parent}'")
     chosen = list_photos(folders, config)
     identity = _identity(config, chosen)
     if file.exists():
-        return _finished(file, identity)
-    if not file.parent.is_dir():
-        raise UsageError(f"'{file}' cannot be written: there is no folder '{file.parent}'")
+        return _finished(file, identity), False
     torch.set_num_threads(threads)
     photos, rejects = _decoded(chosen, threads)
     held_out = measured_pictures(photos[: config.held_out])
@@ -72,8 +74,6 @@ def fit_tokenizer(
     )
     quality = _train(trainer, held_out, file, identity)
     report = FitReport(
-        file=str(file),
-        is_new=True,
         steps=config.steps,
         photos=len(training),
         rejects=rejects,
@@ -81,10 +81,10 @@ def fit_tokenizer(
         codes_used=quality.codes_used,
         codes=config.network.codes,
     )
-    notes = {"fit": json.dumps({"identity": identity, "config": asdict(config), **asdict(report)})}
-    save_weights(file, trainer.averaged, notes)
-    _beside(file, ".state").unlink(missing_ok=True)
-    return report
+    notes = {"identity": identity, "config": asdict(config), "report": asdict(report)}
+    save_weights(file, trainer.averaged, {NOTES_KEY: json.dumps(notes)})
+    _beside(file, "state").unlink(missing_ok=True)
+    return report, True
 
 
 def _identity(config: FitConfig, chosen: PhotoList) -> str:
@@ -96,14 +96,13 @@ def _identity(config: FitConfig, chosen: PhotoList) -> str:
 def _finished(file: Path, identity: str) -> FitReport:
     """The report of the fit that made `file`, if it was this one."""
     _, metadata = load_weights(file)
-    notes = json.loads(metadata.get("fit", "{}"))
+    notes = json.loads(metadata.get(NOTES_KEY, "{}"))
     if notes.get("identity") != identity:
         raise UsageError(
             f"'{file}' exists and was made with other settings or photos. Choose another output, "
             "or remove it."
         )
-    known = {name: notes[name] for name in FitReport.__dataclass_fields__}
-    return FitReport(**{**known, "file": str(file), "is_new": False})
+    return FitReport(**notes["report"])
 
 
 def _decoded(chosen: PhotoList, threads: int) -> tuple[list[Picture], int]:
@@ -118,7 +117,7 @@ def _decoded(chosen: PhotoList, threads: int) -> tuple[list[Picture], int]:
 
 def _train(trainer: Trainer, held_out: Picture, file: Path, identity: str) -> Quality:
     """Train to the end, from the state beside `file` if there is one."""
-    state, steps = _beside(file, ".state"), trainer.config.steps
+    state, steps = _beside(file, "state"), trainer.config.steps
     if state.exists():
         load_state(state, trainer, identity)
     with (
@@ -135,10 +134,10 @@ def _train(trainer: Trainer, held_out: Picture, file: Path, identity: str) -> Qu
             if trainer.step % STEPS_BETWEEN_CHECKPOINTS == 0:
                 save_state(state, trainer, identity)
                 quality = trainer.measure(held_out)
-                _draw_samples(_beside(file, ".png"), held_out, quality)
+                _draw_samples(_beside(file, "png"), held_out, quality)
                 progress.say(f"{progress.line()}; loss {loss:.5f}, held-out {_told(quality)}")
     quality = trainer.measure(held_out)
-    _draw_samples(_beside(file, ".png"), held_out, quality)
+    _draw_samples(_beside(file, "png"), held_out, quality)
     return quality
 
 
@@ -148,10 +147,11 @@ def _told(quality: Quality) -> str:
 
 def _draw_samples(file: Path, originals: Picture, quality: Quality) -> None:
     rows = [list(originals[:PICTURED]), list(quality.pictures[:PICTURED])]
-    partial = _beside(file, ".partial.png")
+    partial = _beside(file, "partial.png")
     contact_sheet(rows).save(partial)
     partial.replace(file)
 
 
 def _beside(file: Path, suffix: str) -> Path:
-    return file.with_suffix(suffix)
+    """`mine.safetensors -> mine.safetensors.state`."""
+    return file.with_name(f"{file.name}.{suffix}")
