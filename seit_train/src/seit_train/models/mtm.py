@@ -5,17 +5,23 @@ small decoder gets its output back in place, fills the dropped positions, and pr
 of the masked ones by comparison with the id embedding. Masks are drawn elsewhere; so is the loss.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from seit_train.models.masking import MaskPlan
 from seit_train.models.stem import STEMS
-from seit_train.models.vit import DeviceAttention, TokenViT, init_transformer
+from seit_train.models.vit import (
+    DeviceAttention,
+    TokenViT,
+    init_transformer,
+    refuse_uneven,
+    sincos_positions,
+)
 
 _Positive = Annotated[int, Field(gt=0)]
 
@@ -40,6 +46,11 @@ class DecoderConfig(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     padding: Literal["class-token", "learned"] = "class-token"
 
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        refuse_uneven(self.width, self.heads)
+        return self
+
 
 class MtmModel(nn.Module):
     """Predicts the ranks under a mask. `encoder.*` are the names of a `TokenViT`."""
@@ -60,8 +71,7 @@ class MtmModel(nn.Module):
         self.patch = patch
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.decoder_embed = nn.Linear(width, config.width)
-        places = 1 + encoder.positions[0] * encoder.positions[1]
-        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, places, config.width))
+        self.decoder_pos_embed = nn.Parameter(sincos_positions(encoder.positions, config.width))
         if config.padding == "learned":
             self.pad_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.decoder_blocks = nn.ModuleList(

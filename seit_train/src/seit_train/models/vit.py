@@ -5,10 +5,10 @@ Fed by a stem, with a class token that is kept and a head that reads the mean of
 without a head, so that its weights carry over by name. timm's `Block` does the work.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from timm.layers import Attention, LayerNorm, trunc_normal_
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
@@ -37,6 +37,21 @@ class VitConfig(BaseModel):
     heads: _Positive = 6
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        refuse_uneven(self.width, self.heads)
+        return self
+
+
+def refuse_uneven(width: int, heads: int) -> None:
+    """Refuse a width that does not divide among the heads and the four parts of a position.
+
+    Raises:
+        ValueError: for pydantic, which says where.
+    """
+    if width % heads or width % 4:
+        raise ValueError(f"width {width} must be a multiple of 4 and of heads, which is {heads}")
 
 
 # Published sizes (DeiT, Touvron et al. 2021, Table 1): width, depth, heads.
@@ -92,18 +107,18 @@ class TokenViT(nn.Module):
             grid: (h, w) of the grids that the stem is fed.
             config: its size.
             classes: outputs of the head; 0 makes an encoder without a head.
-            fixed_positions: 2-D sin-cos positions that do not train, instead of learned ones.
+            fixed_positions: whether the positions stay as they start, 2-D sin-cos, or are learned.
         """
         super().__init__()
         width, depth = config.width, config.depth
         self.positions = count_positions(stem.stem, grid)
         self.patch_embed = stem
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        start = sincos_positions(self.positions, width)
         if fixed_positions:
-            self.register_buffer("pos_embed", sincos_positions(self.positions, width))
+            self.register_buffer("pos_embed", start)
         else:
-            places = 1 + self.positions[0] * self.positions[1]
-            self.pos_embed = nn.Parameter(torch.zeros(1, places, width))
+            self.pos_embed = nn.Parameter(start)
         rates = [config.drop_path * block / max(1, depth - 1) for block in range(depth)]
         self.blocks = nn.ModuleList(
             Block(
@@ -148,6 +163,9 @@ class TokenViT(nn.Module):
 def init_transformer(model: nn.Module) -> None:
     """Xavier-uniform matrices (MAE, MAGE), zero biases, learned tokens of deviation 0.02.
 
+    Tables of positions, also those that are learned, start as sin-cos: from noise, a short run
+    spends its time on finding out who is whose neighbour (docs/log.md).
+
     At a width of 768 this is close to DeiT's 0.02 for all; narrow models start with larger
     weights, as they must to learn anything in a short run.
     """
@@ -157,12 +175,12 @@ def init_transformer(model: nn.Module) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for name, parameter in model.named_parameters():
-        if name.endswith(("cls_token", "pos_embed", "mask_token", "pad_token")):
+        if name.endswith(("cls_token", "mask_token", "pad_token")):
             trunc_normal_(parameter, std=0.02)
 
 
 def sincos_positions(positions: tuple[int, int], width: int) -> Tensor:
-    """Fixed 2-D sin-cos table, float32 [1,1+N,width]; row 0, the class token's, is zero (MAE)."""
+    """2-D sin-cos table, float32 [1,1+N,width]; row 0, the class token's, is zero (MAE)."""
     table = build_sincos2d_pos_embed(list(positions), width)
     return torch.cat([torch.zeros(1, width), table.float()])[None]
 
