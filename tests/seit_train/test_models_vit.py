@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 
+from seit_train.models.mtm import DecoderConfig
 from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, count_positions
 from seit_train.models.vit import (
     VIT_SIZES,
@@ -108,6 +110,19 @@ def test_a_stem_makes_as_many_tokens_as_it_says(stem, grid, positions):
 def test_a_stem_that_leaves_a_row_out_is_refused(stem, grid):
     with pytest.raises(TrainingError, match="does not cover a grid of"):
         count_positions(stem, grid)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(24, 5), (30, 3)])
+@pytest.mark.parametrize("kind", [VitConfig, DecoderConfig])
+def test_a_width_that_cannot_be_divided_is_refused(kind, width, heads):
+    with pytest.raises(
+        ValidationError, match=f"width {width} must be a multiple of 4 and"
+    ):
+        kind(width=width, heads=heads)
+
+
+def test_learned_positions_start_from_the_sincos_table():
+    assert torch.equal(make_vit().pos_embed, make_vit(fixed_positions=True).pos_embed)
 
 
 def test_an_id_embedding_gives_a_rank_the_same_vector_everywhere():
