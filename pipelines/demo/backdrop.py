@@ -71,11 +71,11 @@ def any_setting(rng: np.random.Generator) -> Setting:
 
 def paint_sky(canvas: Canvas, setting: Setting, rng: np.random.Generator) -> None:
     """Gradient, sun or moon, stars, and clouds from stretched noise."""
-    zenith, horizon, _ = HOURS[setting.hour]
-    down = np.clip(np.linspace(0, 1 / setting.horizon, canvas.pixels), 0, 1)[:, None, None] ** 0.8
-    sky = np.array(zenith) * (1 - down) + np.array(horizon) * down
-    picture = np.broadcast_to(sky, (canvas.pixels, canvas.pixels, 3)).astype(np.float32)
-    canvas.repaint(picture)
+    zenith, horizon = (np.array(colour, np.float32) for colour in HOURS[setting.hour][:2])
+    heights = np.linspace(0, 1 / setting.horizon, canvas.pixels, dtype=np.float32)
+    down = heights.clip(0, 1)[:, None, None] ** np.float32(0.8)
+    sky = zenith * (1 - down) + horizon * down
+    canvas.repaint(np.broadcast_to(sky, (canvas.pixels, canvas.pixels, 3)))
     paper = Frame(canvas, (0.0, 1.0), 1.0, SKY)
     if setting.hour == "night":
         for x, y in rng.uniform((0, 0.4), (1, 1), (40, 2)):
@@ -85,11 +85,13 @@ def paint_sky(canvas: Canvas, setting: Setting, rng: np.random.Generator) -> Non
         paper.disc(at, (size, size), (1.0, 0.96, 0.82))
     cover = rng.uniform(-0.4, 1.6)
     cloud = noise(rng, canvas.pixels, (rng.uniform(2, 4), rng.uniform(5, 9)), octaves=4)
-    amount = np.clip((cloud - cover) * 0.9, 0, 0.85)[..., None] * (1.15 - down)
-    white = np.array(blended((1.0, 1.0, 1.0), horizon, 0.35)) * (
-        0.5 if setting.hour == "night" else 1
+    amount = ((cloud - np.float32(cover)) * np.float32(0.9)).clip(0, 0.85)[..., None]
+    amount *= np.float32(1.15) - down
+    white = (np.float32(0.65) + np.float32(0.35) * horizon) * np.float32(
+        0.5 if setting.hour == "night" else 1.0
     )
-    canvas.repaint((canvas.picture() * (1 - amount) + white * amount).astype(np.float32))
+    picture = canvas.picture()
+    canvas.repaint(picture + (white - picture) * amount)
 
 
 def paint_land(canvas: Canvas, setting: Setting, rng: np.random.Generator) -> None:
@@ -112,16 +114,15 @@ def paint_land(canvas: Canvas, setting: Setting, rng: np.random.Generator) -> No
 
 def paint_ground_light(canvas: Canvas, setting: Setting) -> None:
     """Let the ground darken towards the viewer, and a lake mirror the sky near the horizon."""
-    below = np.linspace(-setting.horizon, 1 - setting.horizon, canvas.pixels) / (
-        1 - setting.horizon
-    )
-    depth = np.clip(below, 0, 1)[:, None, None].astype(np.float32)
+    below = np.linspace(-setting.horizon, 1 - setting.horizon, canvas.pixels, dtype=np.float32)
+    depth = (below / np.float32(1 - setting.horizon)).clip(0, 1)[:, None, None]
     mask = canvas.mask()[..., None]
     picture = canvas.picture()
-    lake = np.array(setting.haze, np.float32) * 0.9
-    picture = np.where(mask == LAND, picture * (1.06 - 0.28 * depth), picture)
-    mirrored = picture * (0.35 + 0.6 * depth) + lake * (0.65 - 0.6 * depth)
-    canvas.repaint(np.where(mask == WATER, mirrored, picture))
+    lake = np.array(setting.haze, np.float32) * np.float32(0.9)
+    if (mask == WATER).any():
+        mirrored = picture * (0.35 + 0.6 * depth) + lake * (0.65 - 0.6 * depth)
+        picture = np.where(mask == WATER, mirrored, picture)
+    canvas.repaint(np.where(mask == LAND, picture * (1.06 - 0.28 * depth), picture))
 
 
 def paint_pond(canvas: Canvas, foot: Point, width: float, setting: Setting) -> None:

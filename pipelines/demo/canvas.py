@@ -136,7 +136,8 @@ def noise(rng: np.random.Generator, pixels: int, cells: Point, octaves: int = 3)
     for octave in range(octaves):
         across, down = (max(2, round(c * 2**octave)) for c in cells)
         grid = Image.fromarray(rng.standard_normal((down, across)).astype(np.float32))
-        total += np.asarray(grid.resize((pixels, pixels), Image.Resampling.BICUBIC)) * 0.6**octave
+        smooth = np.asarray(grid.resize((pixels, pixels), Image.Resampling.BICUBIC))
+        total += smooth * np.float32(0.6**octave)
     total -= total.mean()
     total /= max(float(total.std()), 1e-6)
     return total

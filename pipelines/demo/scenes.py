@@ -186,16 +186,16 @@ def _developed(canvas: Canvas, setting: backdrop.Setting, rng: np.random.Generat
         if not (there := mask == label).any():
             continue
         strength, bumps = TEXTURES.get(label, SUBJECT_TEXTURE)
-        grain = 1 + strength * noise(rng, canvas.size, bumps, octaves=2)
-        picture[there] *= grain[there][:, None]
+        texture = 1 + strength * noise(rng, canvas.size, bumps, octaves=2)
+        picture[there] *= texture[there][:, None]
     picture[mask != backdrop.SKY] *= np.array(setting.tint, np.float32)
     across = np.linspace(-1, 1, canvas.size, dtype=np.float32)
-    vignette = 1 - rng.uniform(0, 0.12) * (across[:, None] ** 2 + across[None, :] ** 2)
+    vignette = 1 - np.float32(rng.uniform(0, 0.12)) * (across[:, None] ** 2 + across[None, :] ** 2)
     picture *= vignette[..., None]
     contrast, exposure = rng.uniform(0.85, 1.15), rng.normal(0, 0.04)
-    exposed = (picture - 0.5) * contrast + 0.5 + exposure
-    exposed = exposed + rng.normal(0, rng.uniform(0.003, 0.02), picture.shape)
-    pixels = (exposed.clip(0, 1) * 255).round().astype(np.uint8)
+    grain = rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(0.003, 0.02))
+    exposed = (picture - np.float32(0.5)) * np.float32(contrast) + np.float32(0.5 + exposure)
+    pixels = ((exposed + grain).clip(0, 1) * 255).round().astype(np.uint8)
     soft = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.7)))
     return Scene(np.asarray(soft), mask)
 
