@@ -155,6 +155,17 @@ def test_fitting_twice_gives_the_same_tables(name):
 
 
 @codecs
+def test_tables_for_many_images_may_be_larger_and_code_the_same_grids(name):
+    spec = CodecSpec(511, (16, 16))
+    sample = grids(spec, 300, seed=6)
+    fit = registry.find("tokenstore.codecs", name).fit
+    few, many = fit(sample, spec), fit(sample, spec, images=10**7)
+    size = {codec: sum(t.nbytes for t in codec.tables().values()) for codec in (few, many)}
+    assert size[few] <= size[many]
+    assert np.array_equal(decoded(many, many.encode(sample), np.arange(300)), sample)
+
+
+@codecs
 def test_encoding_does_not_depend_on_the_company(name):
     codec = make(name, 511, (8, 8))
     ranks = grids(codec.spec, 10)

@@ -86,9 +86,7 @@ def pack(
         )
     staging, target = places
     vocabulary = Vocabulary.from_counts(_counts(plan, finished, staging), codebook)
-    sample = vocabulary.to_ranks(_sample(finished, staging))
-    spec = CodecSpec(len(vocabulary), sample.shape[1:])
-    codec: Codec = registry.find("tokenstore.codecs", plan.facts["codec"]).fit(sample, spec)
+    codec = _fit_codec(plan, finished, vocabulary, staging)
     tables = write_tables(target, codec)
     packing = Packing(plan, staging, target, vocabulary, codec, tables)
     splits = {}
@@ -101,7 +99,7 @@ def pack(
     manifest = Manifest(
         tokenizer=TokenizerEntry(**facts["tokenizer"]),
         preprocess=facts["preprocess"],
-        grid=spec.grid,
+        grid=codec.spec.grid,
         vocabulary=write_vocabulary(target, vocabulary),
         table_sets=(tables,),
         splits=splits,
@@ -129,6 +127,17 @@ def _counts(
         counts[part.split] = counts.get(part.split, 0) + found
     some = next(iter(counts.values()))
     return {split: counts.get(split, np.zeros_like(some)) for split in plan.listing.splits}
+
+
+def _fit_codec(
+    plan: Plan, finished: Sequence[Finished], vocabulary: Vocabulary, staging: Storage
+) -> Codec:
+    """The codec that the plan names, with tables for the images of this store."""
+    sample = vocabulary.to_ranks(_sample(finished, staging))
+    spec = CodecSpec(len(vocabulary), sample.shape[1:])
+    images = sum(report.count for _, report in finished)
+    codec: Codec = registry.find("tokenstore.codecs", plan.facts["codec"]).fit(sample, spec, images)
+    return codec
 
 
 def _sample(finished: Sequence[Finished], staging: Storage) -> NDArray[np.integer]:

@@ -70,8 +70,15 @@ class Codec(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, sample: Ranks, spec: CodecSpec) -> Self:
-        """A codec whose tables suit these grids; `sample` may be any number of them, also none."""
+    def fit(cls, sample: Ranks, spec: CodecSpec, images: int | None = None) -> Self:
+        """A codec whose tables suit these grids.
+
+        Args:
+            sample: any number of grids, also none.
+            spec: what all grids have in common.
+            images: how many images the tables will serve, so that larger ones can pay for
+                themselves; None means those of the sample.
+        """
 
     @classmethod
     @abstractmethod

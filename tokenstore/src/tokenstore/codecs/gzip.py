@@ -25,7 +25,7 @@ class Gzip(Codec):
     name: ClassVar[str] = "gzip"
 
     @classmethod
-    def fit(cls, sample: Ranks, spec: CodecSpec) -> Self:
+    def fit(cls, sample: Ranks, spec: CodecSpec, images: int | None = None) -> Self:
         """Nothing to learn."""
         return cls(spec)
 

@@ -59,20 +59,21 @@ class Zstd(Codec):
             raise CodecError(f"the dictionary of codec zstd is damaged: {error}") from error
 
     @classmethod
-    def fit(cls, sample: Ranks, spec: CodecSpec) -> Self:
+    def fit(cls, sample: Ranks, spec: CodecSpec, images: int | None = None) -> Self:
         """Train dictionaries of several sizes and keep the one that saves most, or none.
 
-        A dictionary is judged by what it saves on grids that it was not trained on, against its
-        own size; then it is trained again on all of them.
+        A dictionary is judged by what it saves on grids that it was not trained on, for as many
+        images as it will serve, against its own size; then it is trained again on all grids.
         """
         plain = cls(spec)
         plain.check_ranks(sample)
         grids = _escaped(sample[:: -(-len(sample) // LARGEST_SAMPLE) or 1])
         learn, judge = grids[::2], grids[1::2]
-        best_size, best_cost = 0, 2 * sum(map(len, plain._frames(judge)))
+        served = (len(sample) if images is None else images) / max(len(judge), 1)
+        best_size, best_cost = 0, served * sum(map(len, plain._frames(judge)))
         for size in DICTIONARY_SIZES:
             trained = _train(learn, size)
-            cost = len(trained) + 2 * sum(map(len, cls(spec, trained)._frames(judge)))
+            cost = len(trained) + served * sum(map(len, cls(spec, trained)._frames(judge)))
             if cost < best_cost:
                 best_size, best_cost = size, cost
         return cls(spec, _train(grids, best_size)) if best_size else plain
