@@ -52,7 +52,7 @@ def test_the_codec_is_fitted_on_an_even_sample_of_train(
     seen = []
     monkeypatch.setattr(packing, "SAMPLE_IMAGES", wanted)
     monkeypatch.setattr(
-        Zstd, "fit", classmethod(lambda cls, sample, spec: seen.append(sample) or cls(spec))
+        Zstd, "fit", classmethod(lambda cls, sample, spec, images: seen.append(sample) or cls(spec))
     )
     target = open_storage(tmp_path / "s")
     pack(bench.plan, finished, (bench.staging, target), bench.tokenizer.codebook)
