@@ -23,7 +23,7 @@ from tokenstore.tokenizers.pocket import (
 )
 
 TINY = PocketConfig(codes=16, dimension=4, width=8, fine_width=8, blocks=1)
-METADATA = {"pocket": json.dumps(TINY.__dict__)}
+METADATA = {"pocket": json.dumps({"network": TINY.__dict__, "notes": {}})}
 SMALL = Preprocess("center-crop", (32, 48))
 
 
@@ -36,7 +36,7 @@ def weights(tmp_path: Path) -> Path:
         torch.nn.init.normal_(parameter, std=0.2)
     network.codebook.normal_()
     file = tmp_path / "tiny.safetensors"
-    save_weights(file, network, {"fit": "{}"})
+    save_weights(file, network, {"made": "by a test"})
     return file
 
 
@@ -84,9 +84,9 @@ def test_nearest_codes_agree_with_all_distances_written_out() -> None:
 def test_weights_survive_the_file_to_half_precision_and_the_codebook_exactly(
     weights: Path, tmp_path: Path
 ) -> None:
-    network, metadata = load_weights(weights)
-    assert metadata["fit"] == "{}"
-    save_weights(tmp_path / "again.safetensors", network, {"fit": "{}"})
+    network, notes = load_weights(weights)
+    assert notes == {"made": "by a test"}
+    save_weights(tmp_path / "again.safetensors", network, notes)
     assert (tmp_path / "again.safetensors").read_bytes() == weights.read_bytes()
     assert load_file(weights)["codebook"].dtype == torch.float32
     assert [file.name for file in tmp_path.glob(".*")] == []
@@ -164,11 +164,20 @@ def test_weights_of_another_model_are_an_error(weights: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
-    ["{", "[1]", '{"codes": 16, "heads": 2}', '{"codes": 0}', '{"codes": 1.5}', '{"codes": true}'],
+    "content",
+    [
+        "{",
+        "[1]",
+        "{}",
+        '{"network": {"codes": 16, "heads": 2}, "notes": {}}',
+        '{"network": {"codes": 0}, "notes": {}}',
+        '{"network": {"codes": 1.5}, "notes": {}}',
+        '{"network": {"codes": true}, "notes": {}}',
+        '{"network": {}, "notes": 1}',
+    ],
 )
-def test_metadata_that_describes_no_network_is_an_error(weights: Path, config: str) -> None:
-    save_file(load_file(weights), weights, {"pocket": config})
+def test_metadata_that_describes_no_network_is_an_error(weights: Path, content: str) -> None:
+    save_file(load_file(weights), weights, {"pocket": content})
     with pytest.raises(WeightsError, match="describes no pocket network"):
         load_tokenizer("pocket", str(weights))
 

@@ -31,7 +31,9 @@ POSITIVE = click.IntRange(min=1)
     type=POSITIVE,
     help="Batches to learn from; a run that is too short can only be made anew.",
 )
-@click.option("--batch-size", default=16, show_default=True, type=POSITIVE)
+@click.option(
+    "--batch-size", default=16, show_default=True, type=POSITIVE, help="Crops of one step."
+)
 @click.option(
     "--crop",
     default=128,
@@ -51,7 +53,9 @@ POSITIVE = click.IntRange(min=1)
     type=click.FloatRange(min=0, min_open=True),
     help="Highest learning rate.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of all that is drawn."
+)
 @click.option(
     "--precision",
     default="bf16",

@@ -31,7 +31,6 @@ from tokenstore.tokenizers.pocket import load_weights, save_weights
 
 STEPS_BETWEEN_CHECKPOINTS = 250
 PICTURED = 6  # held-out photos on the sheet
-NOTES_KEY = "fit"  # in the metadata of the weights: how they were made
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ def fit_tokenizer(
         The report, and whether this call did any training: False where `file` was there already.
 
     Raises:
-        UsageError: `file` is there already and is no result of this very fit.
+        UsageError: `file` is there already and is no result of this very fit, or lies among the
+            photos.
         SourceError: too few photos.
         TrainingError: the state beside `file` cannot be used, or the loss is not finite.
     """
-    if not file.parent.is_dir():
-        raise UsageError(f"'{file}' cannot be written: there is no folder '{file.parent}'")
+    _check_place(file, folders)
     chosen = list_photos(folders, config)
     identity = _identity(config, chosen)
     if file.exists():
@@ -82,9 +81,21 @@ def fit_tokenizer(
         codes=config.network.codes,
     )
     notes = {"identity": identity, "config": asdict(config), "report": asdict(report)}
-    save_weights(file, trainer.averaged, {NOTES_KEY: json.dumps(notes)})
+    save_weights(file, trainer.averaged, notes)
     _beside(file, "state").unlink(missing_ok=True)
     return report, True
+
+
+def _check_place(file: Path, folders: Sequence[str]) -> None:
+    """Refuse a folder that is not there, and one whose photos the sample sheet would join."""
+    if not file.parent.is_dir():
+        raise UsageError(f"'{file}' cannot be written: there is no folder '{file.parent}'")
+    for folder in folders:
+        if file.resolve().is_relative_to(Path(folder).resolve()):
+            raise UsageError(
+                f"'{file}' lies among the photos of '{folder}', and its sample sheet would become "
+                "one of them. Choose an output elsewhere."
+            )
 
 
 def _identity(config: FitConfig, chosen: PhotoList) -> str:
@@ -95,8 +106,7 @@ def _identity(config: FitConfig, chosen: PhotoList) -> str:
 
 def _finished(file: Path, identity: str) -> FitReport:
     """The report of the fit that made `file`, if it was this one."""
-    _, metadata = load_weights(file)
-    notes = json.loads(metadata.get(NOTES_KEY, "{}"))
+    _, notes = load_weights(file)
     if notes.get("identity") != identity:
         raise UsageError(
             f"'{file}' exists and was made with other settings or photos. Choose another output, "

@@ -13,7 +13,7 @@ costs range, and it would tie a cell to the whole image. Three quarters of the w
 convolutions at stride 8, where two CPU cores are at their best and the view is widest.
 
 A weights file is safetensors: the network in float16, `codebook` in float32, and in its metadata
-under "pocket" the numbers of `PocketConfig` as JSON.
+under "pocket" JSON: the numbers of `PocketConfig` as "network", and "notes" of how it was made.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from torch.nn import functional
 from tokenstore.errors import TokenizerError, WeightsError
 from tokenstore.preprocess import Preprocess
 from tokenstore.tokenizers.base import Images, LoadRequest, Precision, Tokenizer, TokenizerCard
-from tokenstore.tokenizers.checkpoints import Metadata, fill_module, read_tensors, write_tensors
+from tokenstore.tokenizers.checkpoints import fill_module, read_tensors, write_tensors
 
 STRIDE = 8
 DEFAULT_SIZE = (256, 256)
@@ -157,16 +157,17 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
     return torch.backends.cudnn.flags(True, deterministic=True, allow_tf32=precision == "tf32")
 
 
-def save_weights(file: Path, network: PocketNetwork, notes: Mapping[str, str]) -> None:
-    """Write a weights file; `notes` join its metadata, e.g. how the weights were trained."""
+def save_weights(file: Path, network: PocketNetwork, notes: Mapping[str, Any]) -> None:
+    """Write a weights file; `notes` are JSON and say how the weights were made."""
     tensors = {name: value.half() for name, value in network.state_dict().items()}
     tensors["codebook"] = network.codebook
-    metadata = {**notes, METADATA_KEY: json.dumps(asdict(network.config))}
-    write_tensors(file, tensors, metadata)
+    # One entry only: safetensors writes several in any order, and equal fits give equal bytes.
+    content = {"network": asdict(network.config), "notes": dict(notes)}
+    write_tensors(file, tensors, {METADATA_KEY: json.dumps(content)})
 
 
-def load_weights(file: Path) -> tuple[PocketNetwork, Metadata]:
-    """Read a weights file into a float32 network; also the file's metadata.
+def load_weights(file: Path) -> tuple[PocketNetwork, dict[str, Any]]:
+    """Read a weights file into a float32 network; also its notes.
 
     Raises:
         WeightsError: the file is missing, damaged, or of another model.
@@ -178,12 +179,13 @@ def load_weights(file: Path) -> tuple[PocketNetwork, Metadata]:
             f"only {sorted(metadata)}. `tokenstore fit` makes such files."
         )
     try:
-        config = PocketConfig(**json.loads(metadata[METADATA_KEY]))
-    except (ValueError, TypeError, TokenizerError) as error:
+        content = json.loads(metadata[METADATA_KEY])
+        config, notes = PocketConfig(**content["network"]), dict(content["notes"])
+    except (ValueError, TypeError, KeyError, TokenizerError) as error:
         raise WeightsError(f"'{file}' describes no pocket network: {error}.") from error
     network = PocketNetwork(config)
     fill_module(network, tensors, file)
-    return network, metadata
+    return network, notes
 
 
 class Pocket(Tokenizer):
@@ -191,7 +193,6 @@ class Pocket(Tokenizer):
 
     name = "pocket"
     stride = STRIDE
-    variants: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, network: PocketNetwork, sha256: str, request: LoadRequest) -> None:
         """Use a loaded network at the size, device and precision of a request."""
