@@ -8,7 +8,7 @@ import pytest
 
 from tests.small_store import Small, write_small_store
 from tokenstore.entries import KINDS, Column, ShardEntry, columns_for, label_dtype
-from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace
+from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace, StoreError
 from tokenstore.manifest import (
     counted_splits,
     dump_manifest,
@@ -161,6 +161,12 @@ def test_a_folder_without_a_manifest_is_no_store(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotAStore):
         load_manifest(open_storage(tmp_path / "file"))
+
+
+def test_a_manifest_that_cannot_be_read_is_a_clear_error(tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(StoreError, match=r"cannot read .*manifest\.json: Is a directory"):
+        load_manifest(open_storage(tmp_path))
 
 
 def test_publishing_again_changes_nothing(manifest, tmp_path):

@@ -32,7 +32,7 @@ from tokenstore.entries import (
     columns_for,
     label_dtype,
 )
-from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace
+from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace, StoreError
 from tokenstore.storage import Storage
 
 __all__ = [
@@ -174,6 +174,7 @@ def load_manifest(storage: Storage) -> Manifest:
 
     Raises:
         NotAStore: there is no manifest.
+        StoreError: there is one that cannot be read, for want of permission for example.
         FormatTooNew: see `parse_manifest`.
         ManifestError: see `parse_manifest`.
     """
@@ -184,6 +185,8 @@ def load_manifest(storage: Storage) -> Manifest:
             f"'{storage.url}' is no token store: it has no {NAME}. "
             "If a build was interrupted, run the same command again to continue it."
         ) from error
+    except OSError as error:
+        raise StoreError(f"cannot read {storage.url}/{NAME}: {error.strerror or error}") from error
     return parse_manifest(content, f"{storage.url}/{NAME}")
 
 

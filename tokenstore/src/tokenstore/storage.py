@@ -206,6 +206,7 @@ class RemoteStorage(Storage):
 
     def names(self) -> list[str]:
         """See `Storage.names`."""
+        self._fs.invalidate_cache(self._folder)
         skip = len(self._folder.rstrip("/")) + 1
         return sorted(path[skip:] for path in self._fs.find(self._folder))
 
