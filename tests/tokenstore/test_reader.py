@@ -42,7 +42,8 @@ def test_a_store_is_a_mapping_of_its_splits(written):
     assert [len(split) for split in store.values()] == [23, 5]
     assert repr(store) == f"Store('{store.url}': train 23, val 5)"
     assert repr(store["val"]) == f"Split('{store.url}' val: 5 samples)"
-    with pytest.raises(UnknownName, match=r"unknown split 'vall'\. Did you mean val\?"):
+    assert store.get("test") is None
+    with pytest.raises(UnknownName, match=r"^unknown split 'vall'\. Did you mean val\?"):
         store["vall"]
 
 

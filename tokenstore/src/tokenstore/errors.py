@@ -35,8 +35,13 @@ class UsageError(TokenstoreError):
     """The request itself is wrong: options that contradict each other, or a bad value."""
 
 
-class UnknownName(UsageError):
-    """No plugin, recipe or key of that name; the message lists the nearest and the known ones."""
+class UnknownName(UsageError, KeyError):
+    """No plugin, recipe or key of that name; the message lists the nearest and the known ones.
+
+    It is a KeyError too, so that `store.get("test")` is None where there is no such split.
+    """
+
+    __str__ = Exception.__str__  # a KeyError would quote the message
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         """Compose the message.
