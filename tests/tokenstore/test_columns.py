@@ -6,6 +6,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenstore import columns
 from tokenstore.columns import (
     fixed_bytes,
     json_line,
@@ -27,6 +28,13 @@ def test_strings_come_back(strings):
 
 def test_a_block_of_strings_is_a_stock_zstd_frame():
     assert zstandard.decompress(packed_bytes(["a/é", "", "b"])) == "a/é\n\nb".encode()
+
+
+def test_a_block_of_strings_has_a_limit(monkeypatch):
+    monkeypatch.setattr(columns, "PACKED_LIMIT", 6)
+    assert columns.packed_bytes(["abc", "de"])
+    with pytest.raises(CodecError, match="take 7 bytes, at most 6"):
+        columns.packed_bytes(["abc", "def"])
 
 
 @pytest.mark.parametrize("string", ["two\nlines", "lone \ud800 surrogate"])

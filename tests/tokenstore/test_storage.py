@@ -1,5 +1,7 @@
 """Files of a store on a disk and behind a URL: whole or absent, and never replaced by accident."""
 
+import errno
+import os
 import uuid
 from pathlib import Path
 
@@ -44,6 +46,18 @@ def test_a_new_file_does_not_replace_one(storage):
         storage.create_new("manifests/000000.json", b"second")
     assert storage.read("manifests/000000.json") == b"first"
     assert storage.names() == ["manifests/000000.json"]
+
+
+def test_a_new_file_needs_no_hard_links(tmp_path, monkeypatch):
+    def refused(source, target):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    storage = open_storage(tmp_path)
+    storage.create_new("a", b"first")
+    with pytest.raises(FileExistsError):
+        storage.create_new("a", b"second")
+    assert (storage.names(), storage.read("a")) == (["a"], b"first")
 
 
 def test_a_streamed_file_appears_at_a_clean_exit_only(storage):

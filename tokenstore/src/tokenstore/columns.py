@@ -41,7 +41,7 @@ def packed_bytes(strings: Sequence[str]) -> bytes:
     """The strings of a block as one zstd frame.
 
     Raises:
-        CodecError: a string with a newline, or one that is not valid Unicode.
+        CodecError: a string with a newline or that is not valid Unicode, or too many bytes.
     """
     for string in strings:
         if "\n" in string:
@@ -50,6 +50,8 @@ def packed_bytes(strings: Sequence[str]) -> bytes:
         joined = "\n".join(strings).encode()
     except UnicodeEncodeError as error:
         raise CodecError(f"a string of the block is not valid Unicode: {error}") from error
+    if len(joined) > PACKED_LIMIT:
+        raise CodecError(f"the strings of a block take {len(joined)} bytes, at most {PACKED_LIMIT}")
     return zstandard.ZstdCompressor(level=LEVEL).compress(joined)
 
 

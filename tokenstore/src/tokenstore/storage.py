@@ -143,12 +143,17 @@ class LocalStorage(Storage):
 
     def create_new(self, name: str, content: bytes) -> None:
         """See `Storage.create_new`."""
-        partial = self._write_partial(name, content)
+        partial, path = self._write_partial(name, content), self._folder / name
         try:
-            os.link(partial, self._folder / name)  # unlike a rename, a link refuses to replace
+            os.link(partial, path)  # unlike a rename, a link refuses to replace
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            with path.open("xb") as file:
+                _write_through(file, content)
         finally:
             partial.unlink()
-        _flush_folder((self._folder / name).parent)
+        _flush_folder(path.parent)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -179,9 +184,7 @@ class LocalStorage(Storage):
     def _write_partial(self, name: str, content: bytes) -> Path:
         partial = self._partial(name)
         with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            _write_through(file, content)
         return partial
 
     def _partial(self, name: str) -> Path:
@@ -258,6 +261,12 @@ class RemoteStorage(Storage):
 
     def _parent(self, name: str) -> str:
         return self._path(name).rpartition("/")[0]
+
+
+def _write_through(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

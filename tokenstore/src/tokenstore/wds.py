@@ -74,7 +74,7 @@ class Images:
         """Values of one column of a block, one an image."""
         where = f"{shard.url}: '{column.name}' of block {block}"
         part, count = shard.index.block(column.name, block), shard.block_count(block)
-        if xxhash.xxh3_64_intdigest(content) != part.hash:
+        if len(content) != part.size or xxhash.xxh3_64_intdigest(content) != part.hash:
             raise CorruptStore(f"{where} does not match its hash; the shard is damaged")
         if column.dtype is not None:
             return [int(value) for value in np.frombuffer(content, column.dtype)]
