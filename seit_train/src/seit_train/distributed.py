@@ -43,11 +43,14 @@ def joined_world() -> Iterator[World]:
         yield World(0, 1, torch.device(kind))
         return
     if kind == "cuda":
-        kind = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(kind)
-    dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        device = torch.device("cpu")
+        dist.init_process_group("gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), torch.device(kind))
+        yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
 
