@@ -115,9 +115,7 @@ def test_a_stem_that_leaves_a_row_out_is_refused(stem, grid):
 @pytest.mark.parametrize(("width", "heads"), [(24, 5), (30, 3)])
 @pytest.mark.parametrize("kind", [VitConfig, DecoderConfig])
 def test_a_width_that_cannot_be_divided_is_refused(kind, width, heads):
-    with pytest.raises(
-        ValidationError, match=f"width {width} must be a multiple of 4 and"
-    ):
+    with pytest.raises(ValidationError, match=f"width {width} must be a multiple of 4 and"):
         kind(width=width, heads=heads)
 
 
