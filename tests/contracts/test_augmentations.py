@@ -31,7 +31,7 @@ def augmentation(request) -> Augmentation:
 
 def inputs(augmentation: Augmentation) -> list[torch.Tensor]:
     """The batch in every form that the augmentation says it takes."""
-    grids = Codebook(FACTS.codebook)(RANKS)
+    grids = Codebook(FACTS.codebook, "cosine")(RANKS)
     return {"ranks": [RANKS], "grid": [grids], "any": [RANKS, grids]}[augmentation.space]
 
 

@@ -118,7 +118,7 @@ def test_a_pasted_box_keeps_its_place_and_is_a_rectangle():
 
 
 def test_cutmix_of_ranks_and_of_their_vectors_is_the_same():
-    batch, codebook = make_batch(FACTS, 30), Codebook(FACTS.codebook)
+    batch, codebook = make_batch(FACTS, 30), Codebook(FACTS.codebook, "cosine")
     cutmix = make({"cutmix": {"alpha": 0.5}})
     ranks = cutmix(View(batch.ranks, torch.eye(30)), seeded(7))
     grids = cutmix(View(codebook(batch.ranks), torch.eye(30)), seeded(7))

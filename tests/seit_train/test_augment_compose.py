@@ -15,7 +15,7 @@ SEIT = [{"eda": {}}, {"random_resized_crop": {}}, {"emb_noise": {}}, {"cutmix": 
 
 
 def make(entries, output="grid", codebook=FACTS.codebook):
-    embed = None if codebook is None else Codebook(codebook)
+    embed = None if codebook is None else Codebook(codebook, "cosine")
     return Policy(entries, (16, 16), codebook, embed, output)
 
 
@@ -30,18 +30,18 @@ def test_the_published_policy_makes_vectors_of_seven_eighths_of_the_grid():
 def test_vectors_turn_back_into_the_nearest_ranks_where_the_model_takes_ranks():
     grid = make(SEIT)(BATCH.ranks, TARGETS, seeded(0)).tokens
     ranks = make(SEIT, "ranks")(BATCH.ranks, TARGETS, seeded(0)).tokens
-    assert torch.equal(ranks, Codebook(FACTS.codebook).nearest(grid))
+    assert torch.equal(ranks, Codebook(FACTS.codebook, "cosine").nearest(grid))
 
 
 def test_without_a_step_ranks_go_through_or_are_embedded():
     assert torch.equal(make([], "ranks")(BATCH.ranks, None, seeded(0)).tokens, BATCH.ranks)
     embedded = make([])(BATCH.ranks, None, seeded(0)).tokens
-    assert torch.equal(embedded, Codebook(FACTS.codebook)(BATCH.ranks))
+    assert torch.equal(embedded, Codebook(FACTS.codebook, "cosine")(BATCH.ranks))
 
 
 def test_evaluation_sees_the_centre_in_the_size_and_space_of_training():
     assert torch.equal(make(SEIT, "ranks").plain(BATCH.ranks), BATCH.ranks[:, 1:15, 1:15])
-    middle = Codebook(FACTS.codebook)(BATCH.ranks[:, 1:15, 1:15])
+    middle = Codebook(FACTS.codebook, "cosine")(BATCH.ranks[:, 1:15, 1:15])
     assert torch.equal(make(SEIT).plain(BATCH.ranks), middle)
 
 
@@ -60,7 +60,7 @@ def test_one_of_draws_for_the_whole_batch_and_as_often_as_asked():
     entry = {
         "one_of": {"p": [0.5, 0.2], "of": [{"emb_noise": {"p": 1}}, {"color_adapt": {"p": 1}}]}
     }
-    policy, plain = make([entry]), Codebook(FACTS.codebook)(BATCH.ranks)
+    policy, plain = make([entry]), Codebook(FACTS.codebook, "cosine")(BATCH.ranks)
     found = {"none": 0, "noise": 0, "colours": 0}
     for seed in range(400):
         grid = policy(BATCH.ranks, None, seeded(seed)).tokens

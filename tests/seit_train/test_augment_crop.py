@@ -44,7 +44,7 @@ def test_resized_crop_of_vectors_equals_that_of_one_hot_ids_times_the_codebook()
     facts = make_facts(side=32, codes=50, width=8)
     ranks = make_batch(facts, 20).ranks
     boxes = draw_boxes(20, (32, 32), (0.08, 1.0), SHAPE, seeded(4))
-    fast = resize_boxes(Codebook(facts.codebook)(ranks), boxes, (28, 28))
+    fast = resize_boxes(Codebook(facts.codebook, "cosine")(ranks), boxes, (28, 28))
     one_hot = functional.one_hot(ranks, 50).permute(0, 3, 1, 2).double()
     slow = torch.stack(
         [crop_then_interpolate(*one, (28, 28)) for one in zip(one_hot, boxes, strict=True)]
@@ -91,7 +91,7 @@ def test_centre_crop_takes_the_middle_of_ranks_and_of_grids():
 
 def test_cutting_commutes_with_embedding():
     facts = make_facts()
-    ranks, codebook = make_batch(facts, 3).ranks, Codebook(facts.codebook)
+    ranks, codebook = make_batch(facts, 3).ranks, Codebook(facts.codebook, "cosine")
     places = torch.tensor([0, 1, 3]), torch.tensor([2, 0, 1])
     assert torch.equal(cut(ranks, *places, (5, 4))[2], ranks[2, 3:8, 1:5])
     embedded = codebook(cut(ranks, *places, (5, 4)))

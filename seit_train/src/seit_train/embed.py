@@ -6,8 +6,15 @@ as they are. Where a store has no codebook there is nothing to embed with, and a
 own table instead (`seit_train.models.stem.IdEmbedding`).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+# What makes a code the nearest to a vector that lies between codes. SeiT++ goes by the angle
+# (published code), and ViT-VQGAN's quantiser does too; a tokenizer that quantises by distance, such
+# as pocket, gets its own ids back more often by distance (docs/log.md).
+Metric = Literal["cosine", "euclidean"]
 
 # Scores of one chunk of the search: 2^22 float32 are 16 MB, which stays near the caches of a CPU
 # and still fills a GPU.
@@ -17,30 +24,34 @@ _CHUNK_SCORES = 1 << 22
 class Codebook(nn.Module):
     """The codebook as a frozen embedding. Its buffers are not part of any checkpoint."""
 
-    def __init__(self, rows: Tensor) -> None:
-        """`rows` is float32 [K,d], in rank order."""
+    def __init__(self, rows: Tensor, metric: Metric) -> None:
+        """Keep the rows.
+
+        Args:
+            rows: float32 [K,d], in rank order.
+            metric: what `nearest` goes by.
+        """
         super().__init__()
+        rows = rows.float()
+        is_cosine = metric == "cosine"
+        # The nearest row maximises x.r - |r|^2/2; by angle, x.r/|r|.
+        weights = nn.functional.normalize(rows, dim=1) if is_cosine else rows
+        offsets = torch.zeros(len(rows)) if is_cosine else -0.5 * rows.square().sum(dim=1)
         self.rows: Tensor
-        self.directions: Tensor
-        self.register_buffer("rows", rows.float(), persistent=False)
-        directions = nn.functional.normalize(rows.float(), dim=1)
-        self.register_buffer("directions", directions, persistent=False)
+        self.weights: Tensor
+        self.offsets: Tensor
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, ranks: Tensor) -> Tensor:
         """Int64 [B,h,w] -> float32 [B,d,h,w], channels last in memory."""
         return nn.functional.embedding(ranks, self.rows).permute(0, 3, 1, 2)
 
     def nearest(self, grid: Tensor) -> Tensor:
-        """The rank whose row is nearest by cosine, at each position (SeiT++, published code).
-
-        Args:
-            grid: float32 [B,d,h,w]. Its own lengths do not matter.
-
-        Returns:
-            Int64 [B,h,w].
-        """
+        """The rank whose row is nearest at each position: float32 [B,d,h,w] -> int64 [B,h,w]."""
         batch, width, *sides = grid.shape
         vectors = grid.permute(0, 2, 3, 1).reshape(-1, width)
-        step = max(1, _CHUNK_SCORES // len(self.directions))
-        parts = [(part @ self.directions.T).max(dim=1).indices for part in vectors.split(step)]
-        return torch.cat(parts).view(batch, *sides)
+        step = max(1, _CHUNK_SCORES // len(self.rows))
+        scores = (torch.addmm(self.offsets, x, self.weights.T) for x in vectors.split(step))
+        return torch.cat([part.max(dim=1).indices for part in scores]).view(batch, *sides)

@@ -16,7 +16,7 @@ from seit_train.augment.compose import Policy, PolicyEntries
 from seit_train.config import RunConfig, Share
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
-from seit_train.embed import Codebook
+from seit_train.embed import Codebook, Metric
 from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, StemName, count_positions
 from seit_train.models.transfer import transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
@@ -44,6 +44,7 @@ class ClassifyConfig(RunConfig):
     Attributes:
         model: the ViT.
         augment: the policy; its default is SeiT's for ImageNet-1k.
+        requantise: how augmented vectors become ranks again, where the model takes ranks.
         label_smoothing: share of the target that is spread over all classes.
     """
 
@@ -54,6 +55,7 @@ class ClassifyConfig(RunConfig):
         {"emb_noise": {}},
         {"cutmix": {}},
     )
+    requantise: Metric = "cosine"
     label_smoothing: Share = 0.1
 
 
@@ -74,7 +76,7 @@ class Classification(Task):
                 "class folders."
             )
         codebook = facts.codebook
-        embed = None if codebook is None else Codebook(codebook)
+        embed = None if codebook is None else Codebook(codebook, config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
         self.policy = Policy(config.augment, facts.grid, codebook, embed, output)
         count_positions(config.model.stem, self.policy.size)

@@ -16,7 +16,7 @@ from seit_train.augment.compose import Policy, PolicyEntries
 from seit_train.config import RunConfig, Settings
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
-from seit_train.embed import Codebook
+from seit_train.embed import Codebook, Metric
 from seit_train.models.masking import MaskConfig, draw_plan, fixed_plan
 from seit_train.models.mtm import DecoderConfig, MtmModel, patch_ranks
 from seit_train.models.stem import STEMS, IdConfig, IdEmbedding, StemAdapter, count_positions
@@ -25,8 +25,8 @@ from seit_train.models.vit import TokenViT, VitConfig, layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
 
-# Logits that become float32 at a time. A CPU gets larger blocks afresh from the system in each step,
-# page by page, which then costs a third of the step.
+# Logits that become float32 at a time. Larger blocks come fresh from the system in each step, page
+# by page, which on a CPU took a third of the step.
 _CHUNK_LOGITS = 1 << 21
 
 
@@ -47,11 +47,19 @@ class MtmModelConfig(Settings):
 
 
 class MtmConfig(RunConfig):
-    """A run of masked token modelling: what every run has, the model, masks and augmentations."""
+    """A run of masked token modelling: what every run has, the model, masks and augmentations.
+
+    Attributes:
+        model: encoder and decoder.
+        mask: distribution of the mask ratio.
+        augment: the policy.
+        requantise: how augmented vectors become ranks again.
+    """
 
     model: MtmModelConfig = MtmModelConfig()
     mask: MaskConfig = MaskConfig()
     augment: PolicyEntries = ({"random_resized_crop": {"scale": [0.2, 1.0]}},)
+    requantise: Metric = "cosine"
 
 
 class MaskedTokenModelling(Task):
@@ -66,7 +74,7 @@ class MaskedTokenModelling(Task):
     def __init__(self, config: MtmConfig, facts: StoreFacts) -> None:
         super().__init__(config, facts)
         codebook = facts.codebook
-        embed = None if codebook is None else Codebook(codebook)
+        embed = None if codebook is None else Codebook(codebook, config.requantise)
         self.policy = Policy(config.augment, facts.grid, codebook, embed, "ranks")
         rows, columns = count_positions(config.model.stem, self.policy.size)
         self.positions = rows * columns
