@@ -70,9 +70,8 @@ def build_store(
     output = claim_output(place, plan)
     if output.is_done:
         output.clear_staging()
-        return BuildReport(
-            output.target.url, load_manifest(output.target), is_new=False, tokenized=0
-        )
+        whole = load_manifest(output.target)
+        return BuildReport(output.target.url, whole, is_new=False, tokenized=0)
     stream = running.stream
     with (
         ThreadPoolExecutor(running.workers) as pool,
