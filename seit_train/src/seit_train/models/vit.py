@@ -166,8 +166,7 @@ def init_transformer(model: nn.Module) -> None:
     Tables of positions, also those that are learned, start as sin-cos: from noise, a short run
     spends its time on finding out who is whose neighbour (docs/log.md).
 
-    At a width of 768 this is close to DeiT's 0.02 for all; narrow models start with larger
-    weights, as they must to learn anything in a short run.
+    At a width of 768 this is close to DeiT's 0.02 for all; narrow models start with larger weights.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
