@@ -5,16 +5,13 @@ the manifest says of it. Shards are not loaded whole; they are for `shard`.
 """
 
 import hashlib
-from typing import Any
-
 import safetensors.numpy
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from tokenstore import registry
 from tokenstore.codecs.base import Codec, CodecSpec
 from tokenstore.entries import FileEntry, TableSet, VocabularyEntry
-from tokenstore.errors import CorruptStore, FormatTooNew, UnknownName
+from tokenstore.errors import CodecError, CorruptStore, FormatTooNew, UnknownName
 from tokenstore.storage import Storage
 from tokenstore.vocabulary import Vocabulary
 
@@ -61,18 +58,19 @@ def load_codec(storage: Storage, table_set: TableSet, grid: tuple[int, ...]) -> 
     """The codec of a table set, for grids of this shape.
 
     Raises:
-        CorruptStore: its tables are missing or damaged.
-        CodecError: its tables are not what the codec needs.
+        FormatTooNew: there is no such codec here.
+        CorruptStore: its tables are missing, damaged, or not what the codec needs.
     """
-    tables: dict[str, NDArray[Any]] = {}
-    if table_set.file is not None:
-        try:
-            tables = safetensors.numpy.load(read_listed(storage, table_set.file))
-        except (SafetensorError, ValueError, KeyError) as error:
-            where = f"{storage.url}/{table_set.file.name}"
-            raise CorruptStore(f"{where} is no safetensors file: {error}") from error
+    kind = find_codec(table_set, storage.url)
     spec = CodecSpec(table_set.vocabulary_size, grid)
-    return find_codec(table_set, storage.url).from_tables(tables, spec)
+    if table_set.file is None:
+        return kind.from_tables({}, spec)
+    where = f"{storage.url}/{table_set.file.name}"
+    content = read_listed(storage, table_set.file)
+    try:
+        return kind.from_tables(safetensors.numpy.load(content), spec)
+    except (SafetensorError, ValueError, KeyError, CodecError) as error:
+        raise CorruptStore(f"{where} holds no tables of codec {kind.name}: {error}") from error
 
 
 def find_codec(table_set: TableSet, url: str) -> type[Codec]:

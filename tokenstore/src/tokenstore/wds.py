@@ -20,7 +20,7 @@ import xxhash
 
 from tokenstore import checks
 from tokenstore.columns import mask_of, packed_strings
-from tokenstore.errors import CorruptRecord, CorruptStore, Mismatch
+from tokenstore.errors import CodecError, CorruptRecord, CorruptStore, Mismatch
 from tokenstore.manifest import Column
 from tokenstore.reader import Split, Store
 from tokenstore.shard import NO_TABLES, ShardReader
@@ -97,5 +97,8 @@ class Images:
             return [mask_of(mask.tobytes(), where) for mask in parts]
         ranks = np.empty((count, *self._store.manifest.grid), np.uint16)
         codec = self._store.codec(shard.tables)
-        codec.decode(payloads, checks.starts_of(stops), stops, ranks)
+        try:
+            codec.decode(payloads, checks.starts_of(stops), stops, ranks)
+        except CodecError as error:
+            raise CorruptRecord(f"{where} cannot be decoded: {error}") from error
         return ranks

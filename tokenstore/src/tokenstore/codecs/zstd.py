@@ -25,8 +25,6 @@ from tokenstore.errors import CodecError
 
 LEVEL = 19
 MAGIC = np.frombuffer(b"\x28\xb5\x2f\xfd", np.uint8)
-# A whole frame of one zero byte: zstd reads a dictionary when it first decompresses something.
-PROBE = MAGIC.tobytes() + bytes.fromhex("20 01 09 00 00 00")
 FEW = 16  # below, the contexts that zstd makes for a batch cost more than they save
 DICTIONARY_SIZES = (4096, 16384, 65536)
 # From less there is nothing to learn; and libzstd 1.5.7 crashes on samples of a few bytes.
@@ -52,9 +50,8 @@ class Zstd(Codec):
         if dictionary:
             kind = zstandard.DICT_TYPE_FULLDICT
             self._dictionary = zstandard.ZstdCompressionDict(dictionary, dict_type=kind)
-        self._own = _Decompressor(self._dictionary)
         try:
-            self._own.zstd.decompress(PROBE)
+            self._own = _Decompressor(self._dictionary)
         except zstandard.ZstdError as error:
             raise CodecError(f"the dictionary of codec zstd is damaged: {error}") from error
 
