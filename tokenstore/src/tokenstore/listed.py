@@ -5,6 +5,7 @@ the manifest says of it. Shards are not loaded whole; they are for `shard`.
 """
 
 import hashlib
+
 import safetensors.numpy
 from safetensors import SafetensorError
 
