@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
@@ -24,6 +25,17 @@ SETTINGS = {
     "mtm": {"model": {"encoder": VIT, "decoder": DECODER, **IDS}, "mask": {"high": 0.6}},
 }
 FACTS = make_facts(side=8, codes=30, width=6, classes=4)
+
+
+class Looks(TorchDispatchMode):
+    """Counts how often the host asks for a value that a device computes, and would have to wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
+        self.count += any(word in str(func) for word in waits)
+        return func(*args, **kwargs or {})
 
 
 @pytest.fixture(params=names(PACKAGE))
@@ -113,6 +125,14 @@ def test_the_model_compiles_as_one_graph_that_fits_every_step(kind):
     for seed in range(6):
         task.loss(compiled, batch, seeded(seed))
     assert graphs.frame_count <= 2  # the second one knows which length varies
+
+
+def test_a_step_never_waits_for_the_device(kind):
+    task = make_task(kind)
+    model, batch = make_model(task), make_batch(FACTS, 8)
+    with Looks() as looks:
+        task.loss(model, batch, seeded(1)).loss.backward()
+    assert looks.count <= 1  # a mask ratio may be drawn on the host
 
 
 def test_rows_that_pad_a_batch_do_not_count_in_a_loss(kind):
