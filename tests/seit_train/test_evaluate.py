@@ -127,6 +127,14 @@ def test_another_grid_and_other_classes_are_refused(trained, tmp_path):
         evaluate_store(trained, classes.url, "val")
 
 
+def test_a_masked_run_does_not_care_for_classes(request_run, pictures, tmp_path):
+    masked = load_trained(train(request_run("mtm")).run.folder)
+    other = write_toy_store(tmp_path / "c", ToyStore({"val": 8}, classes=3))
+    assert evaluate_store(masked, other.url, "val")["n"] == 8
+    (pictures / "class0").rename(pictures / "zebra")
+    assert evaluate_images(masked, pictures)["n"] == 13
+
+
 def test_an_unknown_split_lists_the_known_ones(trained, store):
     with pytest.raises(UnknownName, match="train, val"):
         evaluate_store(trained, store.url, "test")

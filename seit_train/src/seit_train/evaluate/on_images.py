@@ -58,7 +58,8 @@ def evaluate_images(
     """
     source = open_source(str(folder))
     known = trained.run.store
-    pictures = labelled_pictures(source.listing(), known, split)
+    classes = known.classes if trained.task.uses_labels else None
+    pictures = labelled_pictures(source.listing(), classes, split)
     device = trained.world.device
     tokenizer = load_run_tokenizer(known, weights, device)
     with WorkProgress("evaluating", total=len(pictures), unit="images") as progress:
@@ -67,8 +68,10 @@ def evaluate_images(
     return {**metrics, "rejected": batches.rejected, "replaced": batches.replaced_share}
 
 
-def labelled_pictures(listing: Listing, known: StoreIdentity, split: str | None) -> list[Picture]:
-    """The images of one split, labelled by the names of the run's classes.
+def labelled_pictures(
+    listing: Listing, classes: tuple[str, ...] | None, split: str | None
+) -> list[Picture]:
+    """The images of one split, labelled by the names of the run's classes; None asks for no labels.
 
     Raises:
         UsageError: no such split, or a class folder that is none of the run's classes.
@@ -78,17 +81,18 @@ def labelled_pictures(listing: Listing, known: StoreIdentity, split: str | None)
     if split not in listing.splits:
         there = ", ".join(listing.splits)
         raise UsageError(f"the images have no split '{split}', only: {there}")
-    names = listing.classes or ()
-    labels = {name: label for label, name in enumerate(known.classes)}
+    items, names = listing.splits[split], listing.classes or ()
+    if classes is None:
+        return [Picture(item, None) for item in items]
+    labels = {name: label for label, name in enumerate(classes)}
     unknown = [name for name in names if name not in labels]
-    if known.classes and unknown:
+    if unknown:
         raise UsageError(
             f"class folder '{unknown[0]}' is none of the classes of the run "
-            f"({', '.join(known.classes[:5])}, ...). Rename it, or evaluate without it."
+            f"({', '.join(classes[:5])}, ...). Rename it, or evaluate without it."
         )
     return [
-        Picture(item, None if item.label is None else labels.get(names[item.label]))
-        for item in listing.splits[split]
+        Picture(item, None if item.label is None else labels[names[item.label]]) for item in items
     ]
 
 

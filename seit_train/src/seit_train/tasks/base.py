@@ -63,6 +63,7 @@ class Task(ABC):
     Config: ClassVar[type[RunConfig]]
     best_metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
+    uses_labels: ClassVar[bool] = True
 
     def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
         """Keep configuration and store facts; refuse a recipe that does not fit the store.

@@ -69,6 +69,7 @@ class MaskedTokenModelling(Task):
     Config = MtmConfig
     best_metric = "val_loss"
     higher_is_better = False
+    uses_labels = False
     config: MtmConfig
 
     def __init__(self, config: MtmConfig, facts: StoreFacts) -> None:
