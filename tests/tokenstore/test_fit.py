@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.toy_images import picture
 from tokenstore.cli.fit import command
-from tokenstore.errors import SourceError, TrainingError, UsageError, WeightsError
+from tokenstore.errors import SourceError, TokenizerError, TrainingError, UsageError, WeightsError
 from tokenstore.fit import run
 from tokenstore.fit.config import FitConfig
 from tokenstore.fit.photos import decode_photos, list_photos, random_crops
@@ -173,6 +173,11 @@ def test_an_output_among_the_photos_is_refused(photos: str) -> None:
 def test_an_output_in_a_folder_that_is_not_there_is_refused(photos: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
         fit(photos, tmp_path / "absent" / "mine.safetensors")
+
+
+def test_a_device_that_is_not_there_is_refused(photos: str, tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match="unknown device 'gpu'"):
+        run.fit_tokenizer([photos], tmp_path / "mine.safetensors", TINY, 1, "gpu")
 
 
 def test_damaged_photos_are_left_out_and_named(photos: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tokenstore.fit.photos import (
 from tokenstore.fit.state import load_state, save_state
 from tokenstore.fit.train import Quality, Trainer
 from tokenstore.progress import WorkProgress
-from tokenstore.tokenizers.pocket import load_weights, save_weights
+from tokenstore.tokenizers.pocket import checked_device, load_weights, save_weights
 
 STEPS_BETWEEN_CHECKPOINTS = 250
 PICTURED = 6  # held-out photos on the sheet
@@ -57,9 +57,11 @@ def fit_tokenizer(
         UsageError: `file` is there already and is no result of this very fit, or lies among the
             photos.
         SourceError: too few photos.
+        TokenizerError: no such device.
         TrainingError: the state beside `file` cannot be used, or the loss is not finite.
     """
-    _check_place(file, folders)
+    place = checked_device(device, config.precision)
+    _check_output(file, folders)
     chosen = list_photos(folders, config)
     identity = _identity(config, chosen)
     if file.exists():
@@ -68,9 +70,7 @@ def fit_tokenizer(
     photos, rejects = _decoded(chosen, threads)
     held_out = measured_pictures(photos[: config.held_out])
     training = photos[config.held_out :]
-    trainer = Trainer(
-        config, lambda step: random_crops(training, config, step), torch.device(device)
-    )
+    trainer = Trainer(config, lambda step: random_crops(training, config, step), place)
     quality = _train(trainer, held_out, file, identity)
     report = FitReport(
         steps=config.steps,
@@ -86,7 +86,7 @@ def fit_tokenizer(
     return report, True
 
 
-def _check_place(file: Path, folders: Sequence[str]) -> None:
+def _check_output(file: Path, folders: Sequence[str]) -> None:
     """Refuse a folder that is not there, and one whose photos the sample sheet would join."""
     if not file.parent.is_dir():
         raise UsageError(f"'{file}' cannot be written: there is no folder '{file.parent}'")
@@ -157,8 +157,9 @@ def _told(quality: Quality) -> str:
 
 def _draw_samples(file: Path, originals: Picture, quality: Quality) -> None:
     rows = [list(originals[:PICTURED]), list(quality.pictures[:PICTURED])]
+    captions = [["original"] * len(rows[0]), ["reconstruction"] * len(rows[1])]
     partial = _beside(file, "partial.png")
-    contact_sheet(rows).save(partial)
+    contact_sheet(rows, captions).save(partial)
     partial.replace(file)
 
 
