@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.small_store import Small, write_small_store
-from tokenstore.errors import TokenstoreError
+from tokenstore.errors import CorruptStore, TokenstoreError
 from tokenstore.reader import Store
 from tokenstore.storage import Fetched, Storage
 from tokenstore.verify import verify_store
@@ -37,7 +37,10 @@ class Copy(Storage):
         return self._files[name]
 
     def fetch(self, name, starts, ends):
-        return Fetched(np.frombuffer(self.read(name), np.uint8), starts, ends)
+        content = np.frombuffer(self.read(name), np.uint8)
+        if ends.max(initial=0) > len(content):
+            raise CorruptStore(name)
+        return Fetched(content, starts, ends)
 
     def exists(self, name):
         raise AssertionError(name)

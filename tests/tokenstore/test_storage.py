@@ -4,11 +4,15 @@ import errno
 import os
 import uuid
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tokenstore.errors import StoreError
+from tokenstore import storage as module
+from tokenstore.errors import CorruptStore, StoreError
 from tokenstore.storage import open_storage
 
 
@@ -85,6 +89,46 @@ def test_ranges_are_fetched_in_the_order_asked(storage):
         fetched.content[s:e].tolist() for s, e in zip(fetched.starts, fetched.ends, strict=True)
     ]
     assert parts == [[50, 51, 52], [0], []]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    drawn=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 60)), max_size=12),
+    gap=st.integers(0, 50),
+)
+def test_neighbours_are_fetched_together_and_told_apart(drawn, gap):
+    content = np.random.default_rng(0).integers(0, 256, 460).astype(np.uint8)
+    storage = open_storage(f"memory://{uuid.uuid4()}")
+    storage.create("a", content.tobytes())
+    starts = np.array([start for start, _ in drawn], np.int64)
+    ends = starts + np.array([length for _, length in drawn], np.int64)
+    with mock.patch.object(module, "GAP", gap):
+        fetched = storage.fetch("a", starts, ends)
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        part = fetched.content[fetched.starts[i] : fetched.ends[i]]
+        assert part.tolist() == content[start:end].tolist()
+
+
+def test_a_run_of_neighbours_is_one_request(monkeypatch):
+    storage = open_storage(f"memory://{uuid.uuid4()}")
+    storage.create("a", bytes(100_000))
+    asked = []
+    fetch = storage._fs.cat_ranges
+    monkeypatch.setattr(
+        storage._fs,
+        "cat_ranges",
+        lambda paths, *rest, **more: asked.append(len(paths)) or fetch(paths, *rest, **more),
+    )
+    starts = np.arange(0, 1000, 10)
+    storage.fetch("a", starts, starts + 10)
+    storage.fetch("a", np.array([90_000, 5]), np.array([90_001, 9]))
+    assert asked == [1, 2]
+
+
+def test_a_range_beyond_the_end_is_refused(storage):
+    storage.create("a", b"123")
+    with pytest.raises(CorruptStore, match="a ends before byte 4"):
+        storage.fetch("a", np.array([0, 1]), np.array([1, 4]))
 
 
 def test_an_empty_file_can_be_fetched_from(storage):

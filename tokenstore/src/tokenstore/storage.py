@@ -19,12 +19,13 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.errors import StoreError
+from tokenstore.errors import CorruptStore, StoreError
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
 
 PARTIAL = ".partial"
+GAP = 1 << 15  # bytes between two ranges that are cheaper read than asked for separately
 OPEN_MAPS = 512  # a memory map holds a file descriptor, and 1,024 of those is a common limit
 
 
@@ -67,8 +68,11 @@ class Storage(ABC):
 
         Args:
             name: the file.
-            starts: int64 [n], first byte of each range; all must lie inside the file.
+            starts: int64 [n], first byte of each range.
             ends: int64 [n], one past the last byte of each range.
+
+        Raises:
+            CorruptStore: a range does not lie in the file.
         """
 
     @abstractmethod
@@ -134,7 +138,10 @@ class LocalStorage(Storage):
 
     def fetch(self, name: str, starts: Offsets, ends: Offsets) -> Fetched:
         """See `Storage.fetch`: the ranges stay where they are in the mapped file."""
-        return Fetched(self._map(name), starts, ends)
+        content = self._map(name)
+        if ends.max(initial=0) > len(content):
+            raise _too_short(f"{self.url}/{name}", int(ends.max()))
+        return Fetched(content, starts, ends)
 
     def create(self, name: str, content: bytes) -> None:
         """See `Storage.create`."""
@@ -226,12 +233,22 @@ class RemoteStorage(Storage):
         return bytes(self._fs.cat_file(self._path(name)))
 
     def fetch(self, name: str, starts: Offsets, ends: Offsets) -> Fetched:
-        """See `Storage.fetch`; the requests run side by side where the service can."""
-        paths = [self._path(name)] * len(starts)
-        parts = self._fs.cat_ranges(paths, starts.tolist(), ends.tolist(), on_error="raise")
-        arrived = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        content = np.frombuffer(b"".join(parts), np.uint8)
-        return Fetched(content, arrived[:-1], arrived[1:])
+        """See `Storage.fetch`: a request for each run of neighbours, side by side if possible."""
+        if not len(starts):
+            return Fetched(np.empty(0, np.uint8), starts, ends)
+        order = np.argsort(starts)
+        reached = np.maximum.accumulate(ends[order])
+        begins = np.append(True, starts[order][1:] > reached[:-1] + GAP)
+        firsts, lasts = starts[order][begins], reached[np.append(begins[1:], True)]
+        paths = [self._path(name)] * len(firsts)
+        parts = self._fs.cat_ranges(paths, firsts.tolist(), lasts.tolist(), on_error="raise")
+        for part, first, last in zip(parts, firsts, lasts, strict=True):
+            if len(part) != last - first:
+                raise _too_short(f"{self.url}/{name}", int(last))
+        moved = np.cumsum(lasts - firsts) - lasts  # from a place in the file to one in `content`
+        shift = np.empty_like(starts)
+        shift[order] = moved[np.cumsum(begins) - 1]
+        return Fetched(np.frombuffer(b"".join(parts), np.uint8), starts + shift, ends + shift)
 
     def create(self, name: str, content: bytes) -> None:
         """See `Storage.create`."""
@@ -261,6 +278,10 @@ class RemoteStorage(Storage):
 
     def _parent(self, name: str) -> str:
         return self._path(name).rpartition("/")[0]
+
+
+def _too_short(where: str, end: int) -> CorruptStore:
+    return CorruptStore(f"{where} ends before byte {end}; it was cut short")
 
 
 def _write_through(file: BinaryIO, content: bytes) -> None:
