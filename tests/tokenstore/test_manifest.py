@@ -142,6 +142,19 @@ def test_what_is_no_manifest_is_refused(content):
         parse_manifest(content, "here")
 
 
+@pytest.mark.parametrize("value", [b"1e999", b"-1e999", b'"\\ud800"', b"NaN", b"Infinity"])
+def test_values_that_have_no_canonical_form_are_refused(manifest, value):
+    content = dump_manifest(manifest).replace(b'"stride":8', b'"stride":' + value)
+    with pytest.raises(ManifestError):
+        parse_manifest(content, "here")
+
+
+def test_settings_that_json_cannot_hold_are_not_published(manifest, tmp_path):
+    tokenizer = manifest.tokenizer.model_copy(update={"config": {"scale": float("nan")}})
+    with pytest.raises(ManifestError, match="holds what JSON cannot"):
+        publish(open_storage(tmp_path), manifest.model_copy(update={"tokenizer": tokenizer}))
+
+
 def test_the_complaint_names_field_value_and_expectation(manifest):
     content = edited(manifest, _set([*TRAIN, "count"], "23"))
     with pytest.raises(ManifestError, match=r"splits\.train\.count is '23': .*integer"):

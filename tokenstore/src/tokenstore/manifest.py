@@ -254,10 +254,13 @@ def _first_complaint(error: ValidationError, place: str) -> str:
 def _canonical(fields: dict[str, Any]) -> bytes:
     """Sorted keys, no spaces, UTF-8, without the member `hash`."""
     rest = {name: value for name, value in fields.items() if name != "hash"}
-    text = json.dumps(
-        rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
+    try:
+        text = json.dumps(
+            rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+        return text.encode()
+    except ValueError as error:  # an infinite number, or text that is not valid Unicode
+        raise ManifestError(f"the manifest holds what JSON cannot: {error}") from error
 
 
 def _sha256(content: bytes) -> str:
