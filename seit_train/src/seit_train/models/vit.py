@@ -22,6 +22,8 @@ _Positive = Annotated[int, Field(gt=0)]
 class VitConfig(BaseModel):
     """Size of a transformer and its stochastic depth.
 
+    Published (DeiT, Table 1), as width/depth/heads: Ti 192/12/3, S 384/12/6, B 768/12/12.
+
     Attributes:
         width: channels of a token.
         depth: number of blocks.
@@ -52,14 +54,6 @@ def refuse_uneven(width: int, heads: int) -> None:
     """
     if width % heads or width % 4:
         raise ValueError(f"width {width} must be a multiple of 4 and of heads, which is {heads}")
-
-
-# Published sizes (DeiT, Touvron et al. 2021, Table 1): width, depth, heads.
-VIT_SIZES: dict[str, VitConfig] = {
-    "vit-ti": VitConfig(width=192, depth=12, heads=3),
-    "vit-s": VitConfig(width=384, depth=12, heads=6),
-    "vit-b": VitConfig(width=768, depth=12, heads=12),
-}
 
 
 class DeviceAttention(Attention):

@@ -79,7 +79,7 @@ class Classification(Task):
         embed = None if codebook is None else Codebook(codebook, config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
         self.policy = Policy(config.augment, facts.grid, codebook, embed, output)
-        count_positions(config.model.stem, self.policy.size)
+        count_positions(config.model.stem, self.policy.size)  # refuses what does not fit
 
     def build_model(self) -> TokenViT:
         """A ViT for the crops that the policy makes, one output a class."""
