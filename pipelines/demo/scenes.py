@@ -67,10 +67,10 @@ def draw_scene(subject: str, size: int, rng: np.random.Generator) -> Scene:
     backdrop.paint_land(canvas, setting, rng)
     backdrop.paint_ground_light(canvas, setting)
     flies = rng.random() < FLYING.get(subject, 0.0)
-    height = rng.uniform(0.3, 0.62)
+    height = rng.uniform(0.4, 0.75)
     low = 0.97 - 0.03 * height
     foot_y = rng.uniform(height + 0.04, 0.9) if flies else rng.uniform(setting.horizon + 0.05, low)
-    foot = (rng.uniform(0.22, 0.78), foot_y)
+    foot = (rng.uniform(0.28, 0.72), foot_y)
     _scatter(canvas, setting, max(foot_y, setting.horizon + 0.05), rng)
     floats = subject == "sailboat"
     if not flies and (floats != (setting.ground == "lake") or rng.random() < 0.2):
