@@ -25,7 +25,7 @@ from pipelines.demo.scenes import Corpus, write_corpus
 
 SCENES = Corpus({"train": 250, "val": 50})
 IMAGE_SIZE = 128
-SEEN = {"mtm": 36_000, "classify": 48_000}  # images a training looks at: minutes on two cores
+SEEN = {"mtm": 28_000, "classify": 42_000}  # images a training looks at: minutes on two cores
 SMALL = 64  # images; fewer may not fill the recipe's batch
 SHOWN = 6
 
