@@ -68,6 +68,20 @@ def test_a_masked_run_is_judged_without_labels(request_run, store, pictures):
     assert evaluate_images(masked, plain)["unigram"] == pytest.approx(on_store["unigram"])
 
 
+def test_the_tokenizer_works_in_its_own_precision(request_run, pictures, monkeypatch):
+    in_bf16 = load_trained(train(request_run("toy", "loop.precision=bf16")).run.folder)
+    encode, seen = ToyTokenizer.encode, []
+
+    def watched(tokenizer, images):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return encode(tokenizer, images)
+
+    monkeypatch.setattr(ToyTokenizer, "encode", watched)
+    evaluate_images(in_bf16, pictures)
+    assert seen
+    assert not any(seen)
+
+
 def test_codes_outside_the_vocabulary_are_replaced_and_counted(trained, pictures):
     white = np.full((64, 64, 3), 255, np.uint8)  # code 63, and the vocabulary ends at 15
     Image.fromarray(white).save(next(pictures.rglob("*.png")))

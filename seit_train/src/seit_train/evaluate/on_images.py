@@ -176,7 +176,9 @@ class TokenizedPictures:
     def _batch(
         self, images: NDArray[np.uint8], pictures: list[Picture], index: NDArray[np.int64]
     ) -> TokenBatch:
-        ids = self._tokenizer.encode(images)
+        # The model's autocast surrounds the iteration; in it the tokenizer would give other ids.
+        with torch.autocast(self._device.type, enabled=False):
+            ids = self._tokenizer.encode(images)
         self._tokens += ids.numel()
         self._replaced += int((~self._is_known[ids]).sum())
         known = [picture.label for picture in pictures if picture.label is not None]
