@@ -103,14 +103,20 @@ def test_its_settings_are_json_and_equal_settings_describe_equally(tokenizer: To
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, *SMALL.size, 3), np.float32)],
-    ids=["another size", "another dtype"],
+    [np.zeros((1, 3, *SMALL.size), np.uint8), np.zeros((1, *SMALL.size, 3), np.float32)],
+    ids=["channels first", "another dtype"],
 )
-def test_images_of_another_size_or_dtype_are_refused(
+def test_images_of_another_shape_or_dtype_are_refused(
     tokenizer: Tokenizer, images: np.ndarray
 ) -> None:
     with pytest.raises(TokenizerError, match="takes uint8 images"):
         tokenizer.encode(images)
+
+
+def test_a_size_that_it_cannot_take_is_refused(tokenizer: Tokenizer) -> None:
+    height, width = tokenizer.size_step
+    with pytest.raises(TokenizerError, match=f"multiples of .*, not {height + 1}x{width}"):
+        tokenizer.encode(np.zeros((1, height + 1, width, 3), np.uint8))
 
 
 @pytest.mark.parametrize("wrong", [-1, 10**6])

@@ -19,7 +19,8 @@ from tokenstore.fit.photos import decode_photos, list_photos, random_crops
 from tokenstore.fit.quantiser import Quantiser
 from tokenstore.fit.train import Trainer, learning_rate, psnr
 from tokenstore.tokenizers import load_tokenizer
-from tokenstore.tokenizers.pocket import PocketConfig, nearest_codes
+from tokenstore.tokenizers.pocket import PocketConfig
+from tokenstore.tokenizers.search import nearest_codes
 
 TINY = FitConfig(
     network=PocketConfig(codes=16, dimension=4, width=16, fine_width=16, blocks=1),

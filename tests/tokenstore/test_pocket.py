@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 from tests.toy_images import picture
 from tokenstore.errors import TokenizerError, WeightsError
 from tokenstore.preprocess import Preprocess
-from tokenstore.tokenizers import load_tokenizer
+from tokenstore.tokenizers import load_tokenizer, network
 from tokenstore.tokenizers.pocket import (
     PocketConfig,
     PocketNetwork,
     load_weights,
-    nearest_codes,
     package_weights,
     save_weights,
 )
+from tokenstore.tokenizers.search import nearest_codes
 
 TINY = PocketConfig(codes=16, dimension=4, width=8, fine_width=8, blocks=1)
 METADATA = {"pocket": json.dumps({"network": TINY.__dict__, "notes": {}})}
@@ -63,7 +63,7 @@ def test_images_one_by_one_and_together_give_equal_ids(weights: Path) -> None:
 def test_many_pixels_are_encoded_in_parts(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = load_tokenizer("pocket", str(weights), preprocess=SMALL)
     whole = tokenizer.encode(images(5))
-    monkeypatch.setattr("tokenstore.tokenizers.pocket.PIXELS_AT_ONCE", 2 * 32 * 48)
+    monkeypatch.setitem(network.PIXELS_AT_ONCE, "cpu", 2 * 32 * 48)
     assert torch.equal(tokenizer.encode(images(5)), whole)
 
 
@@ -134,10 +134,31 @@ def test_cuda_is_refused_where_there_is_none(weights: Path) -> None:
         load_tokenizer("pocket", str(weights), device="cuda")
 
 
-def test_ids_of_another_grid_are_refused(weights: Path) -> None:
+def test_images_of_other_sizes_are_tokenized_and_decoded(weights: Path) -> None:
     tokenizer = load_tokenizer("pocket", str(weights), preprocess=SMALL)
-    with pytest.raises(TokenizerError, match=r"\[1, 4, 4\]"):
-        tokenizer.decode(np.zeros((1, 4, 4), np.int64))
+    ids = tokenizer.encode(images(2, (64, 24)))
+    assert tuple(ids.shape) == (2, 8, 3)
+    assert tuple(tokenizer.decode(ids).shape) == (2, 3, 64, 24)
+
+
+def test_ids_that_are_no_grid_are_refused(weights: Path) -> None:
+    tokenizer = load_tokenizer("pocket", str(weights), preprocess=SMALL)
+    with pytest.raises(TokenizerError, match=r"\[n, h, w\], got \[4, 4\]"):
+        tokenizer.decode(np.zeros((4, 4), np.int64))
+
+
+def test_only_the_codes_of_a_restriction_win_and_each_is_the_best_of_them(weights: Path) -> None:
+    tokenizer = load_tokenizer("pocket", str(weights), preprocess=SMALL)
+    free = tokenizer.encode(images(3))
+    allowed = free.unique()[::2]
+    tokenizer.restrict(allowed.numpy()[::-1])
+    bound = tokenizer.encode(images(3))
+    assert set(bound.unique().tolist()) <= set(allowed.tolist())
+    is_allowed = torch.isin(free, allowed)
+    assert torch.equal(bound[is_allowed], free[is_allowed])
+    assert not is_allowed.all()
+    with pytest.raises(TokenizerError, match="id 16 lies outside"):
+        tokenizer.restrict(np.array([3, 16]))
 
 
 def test_missing_weights_are_an_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tokenstore.tokenizers.pocket import nearest_codes
+from tokenstore.tokenizers.search import nearest_codes
 
 KMEANS_ROUNDS = 10
 OUT_OF_USE = 0.03  # of the uses that an even codebook would have

@@ -27,7 +27,8 @@ from tokenstore.fit.photos import (
 from tokenstore.fit.state import load_state, save_state
 from tokenstore.fit.train import Quality, Trainer
 from tokenstore.progress import WorkProgress
-from tokenstore.tokenizers.pocket import checked_device, load_weights, save_weights
+from tokenstore.tokenizers.network import checked_device
+from tokenstore.tokenizers.pocket import load_weights, save_weights
 
 STEPS_BETWEEN_CHECKPOINTS = 250
 PICTURED = 6  # held-out photos on the sheet

@@ -18,14 +18,8 @@ import torch
 from tokenstore.errors import TrainingError
 from tokenstore.fit.config import FitConfig
 from tokenstore.fit.quantiser import STEPS_BETWEEN_RESTARTS, Quantiser
-from tokenstore.tokenizers.pocket import (
-    PocketNetwork,
-    arithmetic,
-    as_network_input,
-    as_pictures,
-    embed,
-    nearest_ids,
-)
+from tokenstore.tokenizers.network import arithmetic, as_pictures
+from tokenstore.tokenizers.pocket import PocketNetwork, as_network_input, embed, nearest_ids
 
 Batches = Callable[[int], np.ndarray]  # step -> uint8 [n, crop, crop, 3]
 KMEANS_BATCHES = 16
@@ -98,7 +92,8 @@ class Trainer:
                 used.update(ids.unique().tolist())
                 latents = embed(ids, self.averaged.codebook)
             with self._arithmetic():
-                decoded.append(as_pictures(self.averaged.decode(latents))[0])
+                images = self.averaged.decode(latents)
+            decoded.append(as_pictures(images, self.averaged.output_range)[0])
             errors.append(psnr(picture, decoded[-1]))
         return Quality(float(np.mean(errors)), len(used), np.stack(decoded))
 

@@ -1,10 +1,11 @@
 """The law of the tokenizer: images to codebook ids and back.
 
-* `encode` takes uint8 RGB at the tokenizer's own resolution and gives ids, int64 on the CPU.
-  Equal input, weights, device kind, precision and batch give equal ids.
+* `encode` takes uint8 RGB whose sides are multiples of `size_step` and gives ids, int64 on the
+  CPU. Equal input, weights, device kind, precision and batch give equal ids.
 * `decode` takes ids and gives the decoder's own output, unclamped; `to_uint8` makes pictures of it.
 * The codebook is float32 [K, d] as stored by the weights (not normalised, not reordered).
 * Preprocessing is part of the tokenizer: the same rule serves building, evaluation and showing.
+* `describe` holds, under "codes", the size of the codebook.
 * A tokenizer knows ids only: ranks, stores and files of images are not its business.
 
 A file of this folder defines one subclass and names it in the module constant `PLUGIN`.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "tf32", "bf16"]
 Images = NDArray[np.uint8] | torch.Tensor  # uint8 [n, H, W, 3]
+Ids = NDArray[np.integer] | torch.Tensor  # any integer dtype, [n, h, w]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Tokenizer(ABC):
     variants: ClassVar[tuple[str, ...]] = ()
 
     name: str
-    stride: int
+    stride: int  # pixels a cell, along each side
     preprocessing: Preprocess
     weights_sha256: str | None
     codebook: NDArray[np.float32]
@@ -90,20 +92,25 @@ class Tokenizer(ABC):
         """Tokenize uint8 [n, H, W, 3] into ids, int64 [n, h, w] (or [n, c, h, w]) on the CPU.
 
         Raises:
-            TokenizerError: images of another dtype or size than `preprocessing.size`.
+            TokenizerError: images of another dtype, or of a size that it cannot take.
         """
 
     @abstractmethod
-    def decode(self, ids: NDArray[np.integer] | torch.Tensor) -> torch.Tensor:
+    def decode(self, ids: Ids) -> torch.Tensor:
         """Decode ids of any integer dtype, [n, h, w], to float32 [n, 3, H, W] on the CPU.
 
         Raises:
-            TokenizerError: an id outside the codebook.
+            TokenizerError: an id outside the codebook, or a grid that it cannot take.
         """
 
     @abstractmethod
     def to_uint8(self, images: torch.Tensor) -> NDArray[np.uint8]:
         """Make uint8 [n, H, W, 3] pictures of `decode`'s output, clamped and rounded."""
+
+    @property
+    def size_step(self) -> tuple[int, int]:
+        """(H, W) in pixels: the sides of every image that it takes are multiples of these."""
+        return (self.stride, self.stride)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -115,18 +122,41 @@ class Tokenizer(ABC):
         """Bring an RGB PIL image to the tokenizer's resolution, uint8 [H, W, 3]."""
         return self.preprocessing.apply(image)
 
+    def restrict(self, ids: NDArray[np.integer]) -> None:
+        """Search only these codes from now on; `encode` then gives the best code among them.
+
+        Args:
+            ids: the codes of an existing store, whose models know no others.
+
+        Raises:
+            TokenizerError: an id outside the codebook, or a tokenizer that has no such search.
+        """
+        raise TokenizerError(
+            f"{self.name} cannot search only {len(ids)} of its codes; build without --vocabulary"
+        )
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images of a size that is no multiple of `size_step`."""
+        rows, columns = self.size_step
+        if height % rows or width % columns or not height or not width:
+            step = str(rows) if rows == columns else f"{rows}x{columns}"
+            raise TokenizerError(
+                f"{self.name} takes images whose sides are multiples of {step}, "
+                f"not {height}x{width}"
+            )
+
     def check_images(self, images: Images) -> torch.Tensor:
         """Images as a uint8 tensor [n, H, W, 3], refused where dtype or size is wrong."""
         tensor = torch.as_tensor(images)
-        expected = (*self.preprocessing.size, 3)
-        if tensor.dtype != torch.uint8 or tuple(tensor.shape[1:]) != expected:
+        if tensor.dtype != torch.uint8 or tensor.ndim != 4 or tensor.shape[3] != 3:
             raise TokenizerError(
-                f"{self.name} takes uint8 images [n, {expected[0]}, {expected[1]}, 3], got "
+                f"{self.name} takes uint8 images [n, H, W, 3], got "
                 f"{tensor.dtype} {list(tensor.shape)}. Pass each image through `preprocess` first."
             )
+        self.check_size(tensor.shape[1], tensor.shape[2])
         return tensor
 
-    def check_ids(self, ids: NDArray[np.integer] | torch.Tensor) -> torch.Tensor:
+    def check_ids(self, ids: Ids) -> torch.Tensor:
         """Ids as int64, refused where one lies outside the codebook."""
         array = ids if isinstance(ids, torch.Tensor) else np.asarray(ids).astype(np.int64)
         tensor = torch.as_tensor(array).long()

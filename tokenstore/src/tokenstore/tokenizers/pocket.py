@@ -19,27 +19,25 @@ under "pocket" JSON: the numbers of `PocketConfig` as "network", and "notes" of 
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from tokenstore.errors import TokenizerError, WeightsError
 from tokenstore.preprocess import Preprocess
-from tokenstore.tokenizers.base import Images, LoadRequest, Precision, Tokenizer, TokenizerCard
+from tokenstore.tokenizers.base import LoadRequest, TokenizerCard
 from tokenstore.tokenizers.checkpoints import fill_module, read_tensors, write_tensors
+from tokenstore.tokenizers.network import Network, NetworkTokenizer
+from tokenstore.tokenizers.search import NearestCode, nearest_codes
 
 STRIDE = 8
 DEFAULT_SIZE = (256, 256)
 METADATA_KEY = "pocket"
-PIXELS_AT_ONCE = 2**20  # 16 images of 256x256; bounds the memory of activations
 LICENCE = (
     "code Apache-2.0; weights for non-commercial research only, since their training photos are "
     "under ImageNet terms and CC BY-NC 4.0 (docs/model_card_pocket.md)"
@@ -79,9 +77,10 @@ class ResidualBlock(nn.Module):
         return features + change
 
 
-class PocketNetwork(nn.Module):
+class PocketNetwork(Network):
     """The network and its codebook; knows tensors only."""
 
+    stride = STRIDE
     codebook: torch.Tensor
 
     def __init__(self, config: PocketConfig) -> None:
@@ -118,13 +117,13 @@ class PocketNetwork(nn.Module):
         around_grey: torch.Tensor = self.decoder(latents)
         return around_grey.float() + 0.5
 
+    def code_rows(self) -> torch.Tensor:
+        """See `Network.code_rows`."""
+        return self.codebook
 
-def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Ids of the nearest rows of a codebook [K, d] for float32 latents [N, d], int64 [N].
-
-    |z - c|^2 without |z|^2, which is the same for all codes; argmin takes the first of equals.
-    """
-    return torch.addmm(codebook.square().sum(1), latents, codebook.t(), alpha=-2).argmin(1)
+    def search(self) -> NearestCode:
+        """See `Network.search`: the nearest row of the codebook."""
+        return NearestCode(self.codebook, normalise=False)
 
 
 def nearest_ids(latents: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -141,20 +140,6 @@ def embed(ids: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 def as_network_input(images: torch.Tensor) -> torch.Tensor:
     """uint8 [n, H, W, 3] to float32 [n, 3, H, W] in 0..1, channels last in memory."""
     return images.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last).float() / 255
-
-
-def as_pictures(images: torch.Tensor) -> NDArray[np.uint8]:
-    """Float [n, 3, H, W] in about 0..1 to uint8 [n, H, W, 3], clamped and rounded."""
-    levels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
-
-
-def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which a network computes in one precision."""
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    # Left alone, cuDNN computes in tf32; on the CPU these flags change nothing.
-    return torch.backends.cudnn.flags(True, deterministic=True, allow_tf32=precision == "tf32")
 
 
 def save_weights(file: Path, network: PocketNetwork, notes: Mapping[str, Any]) -> None:
@@ -188,26 +173,10 @@ def load_weights(file: Path) -> tuple[PocketNetwork, dict[str, Any]]:
     return network, notes
 
 
-class Pocket(Tokenizer):
+class Pocket(NetworkTokenizer):
     """The tokenizer; decoder output is about 0..1."""
 
-    name = "pocket"
-    stride = STRIDE
-
-    def __init__(self, network: PocketNetwork, sha256: str, request: LoadRequest) -> None:
-        """Use a loaded network at the size, device and precision of a request."""
-        self.preprocessing = request.preprocess or Preprocess("center-crop", DEFAULT_SIZE)
-        if any(side % STRIDE for side in self.preprocessing.size):
-            height, width = self.preprocessing.size
-            raise TokenizerError(
-                f"pocket takes images whose sides are multiples of {STRIDE}, not {height}x{width}"
-            )
-        self.precision: Precision = request.precision
-        self.device = checked_device(request.device, request.precision)
-        self.weights_sha256 = sha256
-        self.codebook = network.codebook.numpy().copy()
-        network = network.to(self.device).eval().requires_grad_(False)
-        self.network = network.to(memory_format=torch.channels_last)
+    network: PocketNetwork
 
     @classmethod
     def load(cls, request: LoadRequest) -> Self:
@@ -216,7 +185,9 @@ class Pocket(Tokenizer):
             raise TokenizerError(f"pocket takes no --config, its weights say all: {request.config}")
         file = Path(request.weights) if request.weights else package_weights()
         network, _ = load_weights(file)
-        return cls(network, hashlib.sha256(file.read_bytes()).hexdigest(), request)
+        preprocess = request.preprocess or Preprocess("center-crop", DEFAULT_SIZE)
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        return cls(network, sha256, replace(request, preprocess=preprocess))
 
     @classmethod
     def card(cls, name: str) -> TokenizerCard:
@@ -237,64 +208,10 @@ class Pocket(Tokenizer):
         """See `Tokenizer.describe`."""
         return {**asdict(self.network.config), "precision": self.precision}
 
-    @torch.inference_mode()
-    def encode(self, images: Images) -> torch.Tensor:
-        """See `Tokenizer.encode`."""
-        pixels = self.check_images(images)
-        ids = torch.empty((len(pixels), *self.grid), dtype=torch.int64)
-        for part in self._parts(len(pixels)):
-            batch = as_network_input(pixels[part].to(self.device))
-            with arithmetic(self.precision, self.device):
-                latents = self.network.encode(batch)
-            ids[part] = nearest_ids(latents, self.network.codebook).cpu()
-        return ids
-
-    @torch.inference_mode()
-    def decode(self, ids: NDArray[np.integer] | torch.Tensor) -> torch.Tensor:
-        """See `Tokenizer.decode`; the output is about 0..1."""
-        checked = self.check_ids(ids)
-        if tuple(checked.shape[1:]) != self.grid:
-            raise TokenizerError(
-                f"pocket at {self.preprocessing.size} decodes ids [n, *{self.grid}], got "
-                f"{list(checked.shape)}"
-            )
-        images = torch.empty((len(checked), 3, *self.preprocessing.size))
-        for part in self._parts(len(checked)):
-            latents = embed(checked[part].to(self.device), self.network.codebook)
-            with arithmetic(self.precision, self.device):
-                images[part] = self.network.decode(latents).cpu()
-        return images
-
-    def to_uint8(self, images: torch.Tensor) -> NDArray[np.uint8]:
-        """See `Tokenizer.to_uint8`."""
-        return as_pictures(images)
-
-    def _parts(self, count: int) -> list[slice]:
-        height, width = self.preprocessing.size
-        step = max(1, PIXELS_AT_ONCE // (height * width))
-        return [slice(start, start + step) for start in range(0, count, step)]
-
 
 def package_weights() -> Path:
     """Where the weights of this package lie."""
     return Path(str(resources.files("tokenstore.tokenizers"))) / "pocket.safetensors"
-
-
-def checked_device(name: str, precision: Precision) -> torch.device:
-    """The torch device called `name`, refused where it is absent or cannot do `precision`.
-
-    Raises:
-        TokenizerError: no such device here, or tf32 on anything but cuda.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise TokenizerError(f"unknown device '{name}': say cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TokenizerError(f"device '{name}' was asked for, but torch finds no CUDA here")
-    if precision == "tf32" and device.type != "cuda":
-        raise TokenizerError(f"precision tf32 exists on cuda only; use fp32 or bf16 on '{name}'")
-    return device
 
 
 PLUGIN = Pocket
