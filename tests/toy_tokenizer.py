@@ -38,7 +38,17 @@ class ToyTokenizer(Tokenizer):
 
     @classmethod
     def card(cls, name: str) -> TokenizerCard:
-        return TokenizerCard(name, "toy", 8, (32, 32), (CODES, 3), "none", "tests", True)
+        return TokenizerCard(
+            name=name,
+            family="toy",
+            stride=8,
+            preprocess="center-crop",
+            default_size=(32, 32),
+            codebook=(CODES, 3),
+            licence="none",
+            source="tests",
+            available=True,
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"codes": CODES, "stride": self.stride}

@@ -45,11 +45,21 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class TokenizerCard:
-    """What `tokenstore tokenizers NAME` tells of a tokenizer without loading its weights."""
+    """What `tokenstore tokenizers NAME` tells of a tokenizer without loading its weights.
+
+    Attributes:
+        preprocess: name of its own resize rule (`tokenstore.preprocess.RULES`), as published.
+        default_size: (H, W) in pixels that this rule makes, where nothing else is asked.
+        codebook: (codes, numbers a code).
+        licence: of the weights, as published.
+        source: where weights come from.
+        available: whether they are on this machine.
+    """
 
     name: str
     family: str
     stride: int
+    preprocess: str
     default_size: tuple[int, int]
     codebook: tuple[int, int]
     licence: str

@@ -37,6 +37,7 @@ from tokenstore.tokenizers.search import NearestCode, nearest_codes
 
 STRIDE = 8
 DEFAULT_SIZE = (256, 256)
+DEFAULT_RULE = "center-crop"
 METADATA_KEY = "pocket"
 LICENCE = (
     "code Apache-2.0; weights for non-commercial research only, since their training photos are "
@@ -185,7 +186,7 @@ class Pocket(NetworkTokenizer):
             raise TokenizerError(f"pocket takes no --config, its weights say all: {request.config}")
         file = Path(request.weights) if request.weights else package_weights()
         network, _ = load_weights(file)
-        preprocess = request.preprocess or Preprocess("center-crop", DEFAULT_SIZE)
+        preprocess = request.preprocess or Preprocess(DEFAULT_RULE, DEFAULT_SIZE)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         return cls(network, sha256, replace(request, preprocess=preprocess))
 
@@ -197,6 +198,7 @@ class Pocket(NetworkTokenizer):
             name=name,
             family="convolutional VQ autoencoder",
             stride=STRIDE,
+            preprocess=DEFAULT_RULE,
             default_size=DEFAULT_SIZE,
             codebook=(config.codes, config.dimension),
             licence=LICENCE,
