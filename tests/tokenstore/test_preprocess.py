@@ -4,9 +4,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.golden import opencv_crops
 from tests.toy_images import BLUE, GREEN, RED, picture
 from tokenstore.errors import UnknownName, UsageError
 from tokenstore.preprocess import RULES, Preprocess
+
+# Made by tests/golden/opencv_crops.py with albumentations 2.0.8 on OpenCV 5.0.0.
+OPENCV_SAYS = [
+    "31e0f6cf80933c8a",
+    "518e662f074d04b2",
+    "620766222f044d6f",
+    "495d8fac1aaa1724",
+    "8ccd92dc56e28273",
+    "ff1915fe76b5a660",
+    "63855e8b6009ce9f",
+    "adf08bde66845fc3",
+    "80d560095ac63a56",
+    "87a8cc22350b49cd",
+]
 
 
 def thirds() -> Image.Image:
@@ -60,11 +75,66 @@ def test_center_crop_is_resizing_the_shorter_side_and_cutting_out_the_middle() -
     assert np.array_equal(Preprocess("center-crop", (100, 100)).apply(given), resized[:, 50:150])
 
 
+def test_center_crop_takes_sides_whose_ratio_no_float_holds() -> None:
+    assert Preprocess("center-crop", (29, 171)).apply(picture(2, (173, 125))).shape == (29, 171, 3)
+
+
 def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     made = Preprocess("squash", (8, 8)).apply(Image.fromarray(stripes))
     assert abs(made[2:-2, 2:-2].astype(int) - 127).max() < 8
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"), list(zip(opencv_crops.CASES, OPENCV_SAYS, strict=True))
+)
+def test_center_crop_opencv_gives_the_bytes_of_albumentations_and_opencv(
+    case: tuple[tuple[int, int], tuple[int, int]], expected: str
+) -> None:
+    given, size = case
+    image = Image.fromarray(opencv_crops.pattern(*given))
+    assert opencv_crops.digest(Preprocess("center-crop-opencv", size).apply(image)) == expected
+
+
+def test_center_crop_opencv_does_not_antialias() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    made = Preprocess("center-crop-opencv", (8, 8)).apply(Image.fromarray(stripes))
+    assert set(np.unique(made)) == {128}  # between pixels 3 and 4 of each 8
+    third = Preprocess("center-crop-opencv", (21, 21)).apply(Image.fromarray(stripes[:63, :63]))
+    assert set(np.unique(third)) == {0, 255}  # the middle one of each 3
+
+
+def test_center_crop_box_halves_then_resizes_then_cuts() -> None:
+    given = picture(3, (701, 523))  # (width, height); 128 goes four times into 523
+    halved = given.resize((350, 261), Image.Resampling.BOX).resize((175, 130), Image.Resampling.BOX)
+    resized = halved.resize((172, 128), Image.Resampling.BICUBIC)  # 172.3 and 128
+    expected = np.asarray(resized)[:, 22 : 22 + 128]
+    assert np.array_equal(Preprocess("center-crop-box", (128, 128)).apply(given), expected)
+
+
+def test_center_crop_box_halves_to_exactly_the_asked_side_and_no_further() -> None:
+    given = picture(4, (90, 64))
+    expected = np.asarray(given.resize((45, 32), Image.Resampling.BOX))[:, 6:38]
+    assert np.array_equal(Preprocess("center-crop-box", (32, 32)).apply(given), expected)
+
+
+def test_center_crop_box_enlarges_by_bicubic_alone() -> None:
+    given = picture(5, (30, 20))
+    expected = np.asarray(given.resize((96, 64), Image.Resampling.BICUBIC))[:, 16:80]
+    assert np.array_equal(Preprocess("center-crop-box", (64, 64)).apply(given), expected)
+
+
+def test_squash_bilinear_is_pils_antialiased_bilinear() -> None:
+    given = picture(6, (77, 50))
+    expected = np.asarray(given.resize((24, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(Preprocess("squash-bilinear", (32, 24)).apply(given), expected)
+
+
+def test_the_rules_are_five_and_their_pixels_differ() -> None:
+    made = [Preprocess(rule, (32, 32)).apply(picture(7, (150, 90))) for rule in RULES]
+    assert len({array.tobytes() for array in made}) == len(RULES) == 5
 
 
 def test_settings_survive_json() -> None:
@@ -74,7 +144,7 @@ def test_settings_survive_json() -> None:
 
 
 def test_an_unknown_rule_lists_the_known() -> None:
-    with pytest.raises(UnknownName, match="'centre-crop'.*center-crop, squash"):
+    with pytest.raises(UnknownName, match="'centre-crop'.*center-crop, .*, squash,"):
         Preprocess("centre-crop", (8, 8))
 
 

@@ -1,7 +1,9 @@
 """Preprocessing: how a picture of any size becomes the uint8 [H, W, 3] that a tokenizer takes.
 
 A rule and a size are part of a store's identity: its manifest carries them, and building, showing
-and evaluating apply the same. Reading image files is the sources' business, not this module's.
+and evaluating apply the same. Each published tokenizer was trained and measured behind one rule;
+what a name means here never changes, since stores were made with it. Reading image files is the
+sources' business, not this module's.
 """
 
 from collections.abc import Callable
@@ -13,32 +15,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore.errors import UnknownName, UsageError
+from tokenstore.opencv_resize import resize_window
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Box = tuple[float, float, float, float]
+Size = tuple[int, int]  # (H, W) in pixels
+Picture = NDArray[np.uint8]  # [H, W, 3]
 
 
-def cover_box(width: int, height: int, size: tuple[int, int]) -> Box:
-    """The largest centred part of an image that has the aspect ratio of `size` (H, W).
+def center_crop(image: "Image.Image", size: Size) -> Picture:
+    """The largest centred part with the aspect ratio of `size`; PIL's bicubic, antialiased."""
+    from PIL import Image
 
-    `(400, 200, (256, 256)) -> (100.0, 0.0, 300.0, 200.0)`
+    height, width = size
+    scale = min(image.width / width, image.height / height)
+    # Never below 0, where the last bit of `scale` is rounded up.
+    left = max(0.0, (image.width - width * scale) / 2)
+    top = max(0.0, (image.height - height * scale) / 2)
+    box = (left, top, image.width - left, image.height - top)
+    return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def squash(image: "Image.Image", size: Size) -> Picture:
+    """The whole image, its aspect ratio given up; PIL's bicubic, antialiased (SeiT)."""
+    from PIL import Image
+
+    return np.array(image.resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def squash_bilinear(image: "Image.Image", size: Size) -> Picture:
+    """As `squash`, with PIL's bilinear, antialiased (ViT-VQGAN's validation)."""
+    from PIL import Image
+
+    return np.array(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def center_crop_opencv(image: "Image.Image", size: Size) -> Picture:
+    """Shrunk to cover `size` by OpenCV's bilinear without antialias, then cut out (taming).
+
+    As albumentations' SmallestMaxSize and CenterCrop do it, pixel for pixel.
     """
-    scale = min(width / size[1], height / size[0])
-    left, top = (width - size[1] * scale) / 2, (height - size[0] * scale) / 2
-    return (left, top, width - left, height - top)
+    pixels = np.asarray(image)
+    covering = _covering(image, size)
+    return resize_window(pixels, covering, _centred(covering, size), size)
 
 
-def whole_box(width: int, height: int, size: tuple[int, int]) -> Box:
-    """The whole image, whatever `size` is: its aspect ratio is given up."""
-    del size
-    return (0.0, 0.0, float(width), float(height))
+def center_crop_box(image: "Image.Image", size: Size) -> Picture:
+    """Halved by PIL's BOX while it stays twice as large, then bicubic, then cut out (LlamaGen).
+
+    The centre crop of guided diffusion (ADM; Dhariwal and Nichol, arXiv 2105.05233).
+    """
+    from PIL import Image
+
+    height, width = size
+    while image.height >= 2 * height and image.width >= 2 * width:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    covering = _covering(image, size)
+    resized = image.resize(covering[::-1], Image.Resampling.BICUBIC)
+    top, left = _centred(covering, size)
+    return np.array(resized.crop((left, top, left + width, top + height)))
 
 
-# A rule is the part of the image that is resized (bicubic, antialiased) to the asked size.
-RULES: MappingProxyType[str, Callable[[int, int, tuple[int, int]], Box]] = MappingProxyType(
-    {"center-crop": cover_box, "squash": whole_box}
+def _covering(image: "Image.Image", size: Size) -> Size:
+    """The size to which an image is resized whole so that it just covers `size`.
+
+    A square `size` makes the shorter side exactly that long; any other makes one side fit exactly
+    and the other at least. Halves round to the even number.
+    """
+    scale = max(size[0] / image.height, size[1] / image.width)
+    return (round(image.height * scale), round(image.width * scale))
+
+
+def _centred(covering: Size, size: Size) -> Size:
+    """(y, x) of the centred window, rounded towards the upper left."""
+    return ((covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2)
+
+
+RULES: MappingProxyType[str, Callable[["Image.Image", Size], Picture]] = MappingProxyType(
+    {
+        "center-crop": center_crop,
+        "center-crop-box": center_crop_box,
+        "center-crop-opencv": center_crop_opencv,
+        "squash": squash,
+        "squash-bilinear": squash_bilinear,
+    }
 )
 
 
@@ -53,7 +114,7 @@ class Preprocess:
     """
 
     rule: str
-    size: tuple[int, int]  # (H, W) in pixels
+    size: Size
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -61,20 +122,15 @@ class Preprocess:
         if len(self.size) != 2 or min(self.size) < 1:
             raise UsageError(f"image size {self.size} is no (height, width) of at least 1 pixel")
 
-    def apply(self, image: "Image.Image") -> NDArray[np.uint8]:
+    def apply(self, image: "Image.Image") -> Picture:
         """Resize an RGB image, uint8 [H, W, 3].
 
         Raises:
             UsageError: the image is not RGB.
         """
-        from PIL import Image
-
         if image.mode != "RGB":
             raise UsageError(f"preprocessing takes RGB images, got mode {image.mode}")
-        height, width = self.size
-        box = RULES[self.rule](image.width, image.height, self.size)
-        resized = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-        return np.array(resized, dtype=np.uint8)  # a copy: views of a PIL image are read-only
+        return RULES[self.rule](image, self.size)
 
     def as_json(self) -> dict[str, Any]:
         """The settings as they stand in a manifest: `{"rule": "squash", "size": [256, 256]}`."""
