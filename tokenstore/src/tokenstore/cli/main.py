@@ -56,9 +56,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; what it refuses becomes a sentence and an exit code, no traceback."""
-        # Torch's threads shall sleep while they wait for each other. Spinning, two of them on two
-        # cores that other work shared trained ten times slower (docs/log.md, 2026-11-21).
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        # Torch's threads shall spin a moment while they wait for each other, and then sleep: for
+        # ever, two of them on shared cores crawl; never, they cost a third (docs/log.md).
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
