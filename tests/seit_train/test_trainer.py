@@ -14,7 +14,7 @@ from seit_train.metrics import read_metrics
 from seit_train.trainer import Trainer
 from tests.seit_train.toy_task import ToyTask
 from tests.toy_store import ToyStore, write_toy_store
-from tokenstore.errors import TrainingError
+from tokenstore.errors import Interrupted, TrainingError
 
 VARIANTS = {
     "plain": ("toy",),
@@ -66,7 +66,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(request_run, monkeypa
     whole = train(request_run(*VARIANTS[variant], folder="whole")).run
     with monkeypatch.context() as patch:
         kill_in_step(patch, 2)
-        with pytest.raises(TrainingError, match=r"stopped as asked after step 2 of .*--resume"):
+        with pytest.raises(Interrupted, match=r"stopped as asked after step 2 of .*--resume"):
             train(request_run(*VARIANTS[variant], folder="cut"))
     cut = train(request_run(*VARIANTS[variant], folder="cut", resume=True)).run
     for name in ("model.safetensors", "state.safetensors"):

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tokenstore.cli.main import INTERRUPTED, PIPE_CLOSED, Commands, main
-from tokenstore.errors import BuildError
+from tokenstore.errors import BuildError, Interrupted
 
 
 def raising(error: BaseException) -> Commands:
@@ -26,6 +26,7 @@ def raising(error: BaseException) -> Commands:
         (OSError(28, "No space left on device", "s"), 2, "No space left on device"),
         (click.UsageError("no such option"), 2, "Error: no such option"),
         (KeyboardInterrupt(), INTERRUPTED, "interrupted"),
+        (Interrupted("stopped after step 3"), INTERRUPTED, "stopped after step 3"),
         (ModuleNotFoundError("x", name="torch"), 2, "needs torch; pip install 'tokenstore[build]'"),
     ],
 )

@@ -31,7 +31,7 @@ from seit_train.optim import make_optimizer, make_schedule
 from seit_train.precision import autocast, resolve_precision
 from seit_train.run import Run
 from seit_train.signals import StopRequest
-from tokenstore.errors import TrainingError
+from tokenstore.errors import Interrupted, TrainingError
 from tokenstore.loader import TokenLoader
 from tokenstore.reader import Split
 
@@ -105,8 +105,8 @@ class Trainer:
         """Train to the last step, from wherever this trainer stands.
 
         Raises:
-            TrainingError: the loss is not finite, or somebody asked to stop. The newest checkpoint
-                is whole either way.
+            Interrupted: somebody asked to stop.
+            TrainingError: the loss is not finite. In both cases the newest checkpoint is whole.
         """
         network, batches = self._wrapped(), self._endless_batches()
         began = time.monotonic() - self.seconds
@@ -311,7 +311,7 @@ class Trainer:
             self._refuse_nonfinite(interval)
             if self.world.is_first:
                 save_checkpoint(self.run.last, self._checkpoint())
-            raise TrainingError(
+            raise Interrupted(
                 f"stopped as asked after step {self.step} of {self.steps}; everything is kept in "
                 f"'{self.run.last}'. The same command with --resume continues."
             )

@@ -19,6 +19,7 @@
     ├── CodecError                  ranks or bytes that a codec cannot take
     ├── Mismatch                    two things that must belong together do not (vocabulary, store)
     └── TrainingError               a run that cannot start or go on (recipe, checkpoint, loss)
+        └── Interrupted             somebody asked it to stop; all is kept, exit code 130
 
 A message says what, where, the value, what was expected and the cure, in one or two sentences.
 """
@@ -126,3 +127,7 @@ class Mismatch(TokenstoreError):
 
 class TrainingError(TokenstoreError):
     """A training run that cannot start or go on."""
+
+
+class Interrupted(TrainingError):
+    """Somebody asked a training run to stop; everything is kept and it can be continued."""

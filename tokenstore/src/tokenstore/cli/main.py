@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import click
 
 from tokenstore import cli
-from tokenstore.errors import TokenstoreError, UnknownName
+from tokenstore.errors import Interrupted, TokenstoreError, UnknownName
 
 ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
@@ -68,6 +68,9 @@ class Commands(click.Group):
             ctx.exit(PIPE_CLOSED)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command continues what can be continued", err=True)
+            ctx.exit(INTERRUPTED)
+        except Interrupted as error:
+            click.echo(str(error), err=True)
             ctx.exit(INTERRUPTED)
         except ModuleNotFoundError as error:
             raise Refused(f"this needs {error.name}; pip install 'tokenstore[build]'") from error
