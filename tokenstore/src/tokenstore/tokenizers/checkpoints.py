@@ -1,13 +1,19 @@
-"""Weights files: safetensors written whole or not at all, and read without executing anything.
+"""Checkpoints: whatever form a model was published in, its tensors by their names, and no more.
 
-Between a tokenizer's network and the disk. What the tensors and the metadata mean is the
-business of the tokenizer that calls; this module refuses what is damaged or does not fit.
+Between a weights file and a tokenizer's network. Knows how trainers nest a model in a file, what
+they put beside it, and by which names each family is told. Nothing from a file is executed
+(unpickling.py); damage, other families and tensors that do not fit are errors. Also writes and
+reads this project's own safetensors. What the tensors mean is the business of a tokenizer.
 """
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,13 +21,151 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tokenstore.errors import WeightsError
+from tokenstore.tokenizers.pickled_tensors import TensorRecord
+from tokenstore.tokenizers.torch_files import TorchFile, open_torch_file
+from tokenstore.tokenizers.unpickling import Stub
 
 Tensors = dict[str, torch.Tensor]
 Metadata = dict[str, str]
 
+# Where trainers put a model's tensors, in the order in which LlamaGen's own readers look.
+NESTS = ("ema", "model", "state_dict")
+WRAPPERS = ("module.", "first_stage_model.")  # DistributedDataParallel; a whole latent diffusion
+# Losses, discriminators, averages that upstream never reads, statistics, a colouring for show.
+DROPPED = ("loss.", "discriminator.", "model_ema.", "quantize.codebook_used", "colorize")
+MOST_TENSORS = 100_000  # a module that holds itself would never end
+
+FAMILIES: dict[str, Callable[[Tensors], bool]] = {
+    "vit-vqgan": lambda held: "encoder.en_pos_embedding" in held,
+    "seit encoder": lambda held: any(name.endswith("en_pos_embedding") for name in held),
+    "llamagen": lambda held: any(name.startswith("encoder.conv_blocks.") for name in held),
+    "vqgan-gumbel": lambda held: "quantize.proj.weight" in held,
+    "vqgan": lambda held: {"quantize.embedding.weight", "encoder.conv_in.weight"} <= held.keys(),
+    "KL autoencoder": lambda held: {"quant_conv.weight", "encoder.conv_in.weight"} <= held.keys(),
+    "pocket": lambda held: {"codebook", "encoder.1.weight"} <= held.keys(),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of one model, as a file has them.
+
+    Attributes:
+        file: where they came from.
+        sha256: of the file's bytes, hexadecimal.
+        tensors: by name without wrappers' prefixes; floating ones are float32, all on the CPU.
+    """
+
+    file: Path
+    sha256: str
+    tensors: Tensors
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """Read a model's tensors out of a published file.
+
+    Takes Lightning's files, bare state dicts, those under `ema`, `model` or `state_dict`, torch's
+    zip and older form, whole pickled modules, and safetensors. Losses, optimizers, discriminators
+    and statistics are left out.
+
+    Raises:
+        WeightsError: no such file, no checkpoint, a damaged one, or one that may run code.
+    """
+    _require_file(file)
+    if _is_safetensors(file):
+        tensors = _own_names(read_tensors(file)[0], file)
+    else:
+        opened = open_torch_file(file)
+        records = _own_names(_model_in(opened.content, file), file)
+        tensors = {name: _read(opened, record, name) for name, record in records.items()}
+    return Checkpoint(
+        file, sha256_of(file), {name: _float32(value) for name, value in tensors.items()}
+    )
+
+
+def read_tensor(file: Path) -> torch.Tensor:
+    """The tensor of a file that holds nothing else, such as SeiT's codebook; see `read_checkpoint`.
+
+    Raises:
+        WeightsError: as `read_checkpoint`, or the file holds something else.
+    """
+    _require_file(file)
+    opened = None if _is_safetensors(file) else open_torch_file(file)
+    if opened is None or not isinstance(opened.content, TensorRecord):
+        raise WeightsError(
+            f"'{file}' holds no bare tensor. Pass the codebook's file, saved as one tensor alone."
+        )
+    return _float32(_read(opened, opened.content, "codebook"))
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal; computed once while the file stays the same."""
+    state = file.stat()
+    return _sha256(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache
+def _sha256(file: Path, _size: int, _modified: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def family_of(tensors: Tensors) -> str | None:
+    """The family whose names these are, such as "vqgan"; None where no known one's."""
+    return next((family for family, told in FAMILIES.items() if told(tensors)), None)
+
+
+def require_family(checkpoint: Checkpoint, family: str, name: str) -> None:
+    """Refuse a checkpoint of another family than the tokenizer `name` is of.
+
+    Raises:
+        WeightsError: it is of another one; the message says of which.
+    """
+    found = family_of(checkpoint.tensors)
+    if found == family:
+        return
+    first = ", ".join(list(checkpoint.tensors)[:3])
+    what = f"a {found} model" if found else f"no tokenizer known here (it begins with {first})"
+    raise WeightsError(
+        f"'{checkpoint.file}' holds {what}, not {family} as {name} needs. Pass the weights of "
+        f"{name}; `tokenstore tokenizers {name}` says where they are published."
+    )
+
+
+def fill_module(module: nn.Module, tensors: Tensors, file: Path) -> None:
+    """Give a module, which may be on the meta device, the tensors of exactly its names and shapes.
+
+    Raises:
+        WeightsError: a tensor is missing, unknown, of another shape, or not finite; `file` is
+            named as where they came from.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unknown = [name for name in tensors if name not in expected]
+    if missing or unknown:
+        lacks = f" lacks {_some(missing)}" if missing else ""
+        more = f" has unknown {_some(unknown)}" if unknown else ""
+        raise WeightsError(
+            f"'{file}'{lacks}{' and' if lacks and more else ''}{more}: it was made for another "
+            "version of this network, or is incomplete."
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise WeightsError(
+                f"'{file}': tensor '{name}' is {list(tensor.shape)}, expected "
+                f"{list(expected[name].shape)}. It was made for another network."
+            )
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(
+                f"'{file}': tensor '{name}' holds values that are not finite. Make it anew."
+            )
+    # Assigned and not copied, so that the weights of 2.5 GB are in memory once.
+    kept = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(kept, assign=True)
+
 
 def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], metadata: Metadata) -> None:
-    """Write tensors and metadata, replacing `file` in one move."""
+    """Write tensors and metadata as safetensors, replacing `file` in one move."""
     handle, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     os.close(handle)
     try:
@@ -39,44 +183,110 @@ def read_tensors(file: Path) -> tuple[Tensors, Metadata]:
     Raises:
         WeightsError: no such file, or no whole safetensors.
     """
+    _require_file(file)
     try:
         with safe_open(file, framework="pt") as content:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
             return tensors, content.metadata() or {}
-    except FileNotFoundError:
-        raise WeightsError(
-            f"there is no file '{file}'. Check the path, or leave it out to use the weights that "
-            "come with the tokenizer."
-        ) from None
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"'{file}' is no whole safetensors file ({error}). Make or fetch it anew."
         ) from error
 
 
-def fill_module(module: nn.Module, tensors: Tensors, file: Path) -> None:
-    """Copy float tensors into a module whose state has exactly their names and shapes.
-
-    Raises:
-        WeightsError: a tensor is missing, unknown, of another shape, or not finite; `file` is
-            named as where they came from.
-    """
-    expected = module.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
-    if missing or unknown:
-        what = f"lacks '{missing[0]}'" if missing else f"has an unknown '{unknown[0]}'"
+def _require_file(file: Path) -> None:
+    if file.is_dir():
+        raise WeightsError(f"'{file}' is a folder. Pass the file of the weights in it.")
+    if not file.exists():
         raise WeightsError(
-            f"'{file}' {what} ({len(missing)} tensors missing, {len(unknown)} unknown): it was "
-            "made for another version of this network, or is incomplete."
+            f"there is no file '{file}'. Check the path, or leave it out to use the weights that "
+            "come with the tokenizer."
         )
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise WeightsError(
-                f"'{file}': tensor '{name}' is {list(tensor.shape)}, expected "
-                f"{list(expected[name].shape)}. It was made for another network."
-            )
-        if not torch.isfinite(tensor).all():
-            raise WeightsError(
-                f"'{file}': tensor '{name}' holds values that are not finite. Make it anew."
-            )
-    module.load_state_dict(tensors)
+
+
+def _is_safetensors(file: Path) -> bool:
+    """By its first bytes, <u8 length of the header> "{", or by its name."""
+    with file.open("rb") as stream:
+        head = stream.read(9)
+    return file.suffix == ".safetensors" or (head[8:] == b"{" and head[5:8] == b"\0\0\0")
+
+
+def _model_in(content: Any, file: Path) -> dict[str, Any]:
+    """The innermost mapping of names to tensors, in a file's content."""
+    if isinstance(content, TensorRecord):
+        raise WeightsError(
+            f"'{file}' holds one bare tensor {list(content.shape)}, no model: it may be a "
+            "codebook. Pass the file with the model's weights."
+        )
+    if isinstance(content, Stub) and _is_module(content):
+        return _tensors_of_module(content, file)
+    entries = content.entries if isinstance(content, Stub) else content
+    if isinstance(entries, dict):
+        for nest in NESTS:
+            if isinstance(entries.get(nest), (dict, Stub)):
+                return _model_in(entries[nest], file)
+        if any(isinstance(value, TensorRecord) for value in entries.values()):
+            return entries
+    held = f"entries {_some([str(k) for k in entries])}" if isinstance(entries, dict) else "data"
+    raise WeightsError(
+        f"'{file}' holds no model, only {held or 'nothing'}. A checkpoint has its tensors at the "
+        f"top or under {', '.join(NESTS)}."
+    )
+
+
+def _is_module(stub: Stub) -> bool:
+    return isinstance(stub.state, dict) and isinstance(stub.state.get("_modules"), dict)
+
+
+def _tensors_of_module(top: Stub, file: Path) -> dict[str, Any]:
+    """What `state_dict` of a pickled torch module would hold, by the same names."""
+    tensors: dict[str, Any] = {}
+    waiting, seen = [("", top)], 0
+    while waiting:
+        prefix, stub = waiting.pop()
+        seen += 1
+        if seen > MOST_TENSORS:
+            raise WeightsError(f"'{file}' holds a module of endless parts. It is no checkpoint.")
+        passing = stub.state.get("_non_persistent_buffers_set") or ()
+        for kind in ("_parameters", "_buffers"):
+            for name, value in (stub.state.get(kind) or {}).items():
+                if value is not None and name not in passing:
+                    tensors[f"{prefix}{name}"] = value
+        parts = stub.state["_modules"].items()
+        inside = [(f"{prefix}{k}.", part) for k, part in parts if part is not None]
+        waiting += [(name, part) for name, part in inside[::-1] if _is_module(part)]
+    return tensors
+
+
+def _own_names(held: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Names without wrappers' prefixes, less what belongs to the training."""
+    # torch.compile wraps any part of a model, DistributedDataParallel the whole.
+    named = {str(name).replace("_orig_mod.", ""): value for name, value in held.items()}
+    for wrapper in WRAPPERS:
+        inside = {n.removeprefix(wrapper): v for n, v in named.items() if n.startswith(wrapper)}
+        if len(inside) == len(named) or (inside and wrapper == "first_stage_model."):
+            named = inside
+    own = {name: value for name, value in named.items() if not name.startswith(DROPPED)}
+    if not own:
+        raise WeightsError(f"'{file}' holds no tensors of a model. Pass a whole checkpoint.")
+    return own
+
+
+def _read(opened: TorchFile, record: Any, name: str) -> torch.Tensor:
+    if not isinstance(record, TensorRecord):
+        kind = str(record.origin) if isinstance(record, Stub) else type(record).__name__
+        raise WeightsError(
+            f"'{opened.file}': '{name}' is no plain tensor but {kind}, which is not read here. "
+            "Save the model's state dict anew."
+        )
+    return opened.tensor(record, name)
+
+
+def _float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _some(names: list[str]) -> str:
+    """["a", "b", "c", "d", "e"] -> "5 tensors: 'a', 'b', 'c', ..."."""
+    first = ", ".join(f"'{name[:80]}'" for name in names[:3])
+    return f"{len(names)} ({first}{', ...' if len(names) > 3 else ''})"

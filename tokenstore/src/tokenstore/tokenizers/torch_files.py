@@ -1,0 +1,227 @@
+"""Torch's two file formats, read here so that torch.load need not be trusted with them.
+
+    zip:     NAME/data.pkl (the pickle), NAME/data/KEY (each storage, stored uncompressed),
+             NAME/byteorder ("little"; older files have none)
+    legacy:  pickle MAGIC, pickle 1001, pickle of machine facts, the pickle, pickle of [KEY, ...],
+             then for each KEY: <i8 count of numbers, <count numbers>
+
+Gives the pickle as containers and records (unpickling.py) and reads the numbers of those tensors
+that the caller wants; so the optimizer's never come into memory. TorchScript programs and torch's
+oldest form (a tar) are refused. What the containers mean is the business of checkpoints.py.
+"""
+
+import math
+import struct
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from tokenstore.errors import WeightsError
+from tokenstore.tokenizers.pickled_tensors import StorageRecord, TensorRecord
+from tokenstore.tokenizers.unpickling import unpickle
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+DTYPES = {
+    str(value).removeprefix("torch."): value
+    for value in vars(torch).values()
+    if isinstance(value, torch.dtype)
+}
+
+
+class TorchFile(ABC):
+    """An open torch file: its pickle's content, and the numbers of its tensors."""
+
+    content: Any  # containers, `Stub`s and `TensorRecord`s
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._storages: dict[str, torch.Tensor] = {}
+
+    @abstractmethod
+    def _read_bytes(self, storage: StorageRecord) -> bytearray:
+        """All bytes of the storage's key; damage is an OSError or a ValueError."""
+
+    def tensor(self, record: TensorRecord, name: str) -> torch.Tensor:
+        """The tensor that a record describes, as a view of its storage.
+
+        Raises:
+            WeightsError: the file lacks its numbers, or they are fewer than the shape needs.
+        """
+        try:
+            return self._view(record)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise WeightsError(
+                f"'{self.file}' is damaged: tensor '{name}' cannot be read ({error}). "
+                "Fetch the file anew."
+            ) from error
+
+    def _view(self, record: TensorRecord) -> torch.Tensor:
+        storage, dtype = record.storage, DTYPES.get(record.dtype)
+        if dtype is None or len(record.shape) != len(record.strides):
+            raise ValueError(f"{record.dtype} of shape {record.shape}, strides {record.strides}")
+        if 0 in record.shape:
+            return torch.empty(record.shape, dtype=dtype)
+        size = DTYPES[storage.dtype].itemsize
+        count = storage.count * size // dtype.itemsize
+        steps = zip(record.shape, record.strides, strict=True)
+        last = record.offset + sum((length - 1) * step for length, step in steps)
+        # More numbers than stored would be a tensor with stride 0: nothing, blown up.
+        if last >= count or math.prod(record.shape) > count:
+            raise ValueError(f"shape {list(record.shape)} in a storage of {count} numbers")
+        numbers = self._numbers(storage)[
+            storage.start * size : (storage.start + storage.count) * size
+        ]
+        if len(numbers) < count * dtype.itemsize:
+            raise ValueError(f"{len(numbers)} bytes where {count * dtype.itemsize} were promised")
+        part = numbers[: count * dtype.itemsize].view(dtype)
+        return part.as_strided(record.shape, record.strides, record.offset)
+
+    def _numbers(self, storage: StorageRecord) -> torch.Tensor:
+        """All bytes of a storage, uint8, read once."""
+        if storage.key not in self._storages:
+            content = self._read_bytes(storage)
+            if not content:
+                raise ValueError("an empty storage")
+            self._storages[storage.key] = torch.frombuffer(content, dtype=torch.uint8)
+        return self._storages[storage.key]
+
+
+class ZipFile(TorchFile):
+    """Torch's form since 1.6."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        try:
+            self._zip = zipfile.ZipFile(file)
+            self._folder = self._find_folder()
+            self.content = unpickle(BytesIO(self._zip.read(f"{self._folder}data.pkl")), file, {})
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+            raise WeightsError(f"'{file}' is a damaged zip ({error}). Fetch it anew.") from error
+
+    def _find_folder(self) -> str:
+        names = self._zip.namelist()
+        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise WeightsError(
+                f"'{self.file}' is a zip, but no checkpoint; it holds {', '.join(names[:5])}. If "
+                "one of these is the checkpoint, unpack it and pass that file."
+            )
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}constants.pkl" in names:
+            raise WeightsError(
+                f"'{self.file}' is a TorchScript program, which cannot be read without running "
+                "it. Pass a checkpoint with the tensors (a state dict)."
+            )
+        if f"{folder}byteorder" in names and self._zip.read(f"{folder}byteorder") != b"little":
+            raise _big_endian(self.file)
+        return folder
+
+    def _read_bytes(self, storage: StorageRecord) -> bytearray:
+        name = f"{self._folder}data/{storage.key}"
+        if name not in self._zip.NameToInfo:
+            raise ValueError(f"the zip has no '{name}'")
+        entry = self._zip.getinfo(name)
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise ValueError("the zip was packed anew with compression; torch never does")
+        with self._zip.open(entry) as stream:  # checks the CRC when read to its end
+            return bytearray(stream.read())
+
+
+class LegacyFile(TorchFile):
+    """Torch's form before 1.6, and of `_use_new_zipfile_serialization=False`."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        dtypes: dict[str, str] = {}
+        with file.open("rb") as stream:
+            self._check_head(stream)
+            self.content = unpickle(stream, file, dtypes)
+            keys = unpickle(stream, file, {})
+            if not isinstance(keys, list) or not all(str(key) in dtypes for key in keys):
+                raise WeightsError(f"'{file}' is damaged: its list of storages. Fetch it anew.")
+            items = [(str(key), DTYPES[dtypes[str(key)]].itemsize) for key in keys]
+            self._places = self._find_places(stream, items)
+
+    def _check_head(self, stream: IO[bytes]) -> None:
+        for expected in (MAGIC, PROTOCOL):
+            if unpickle(stream, self.file, {}) != expected:
+                raise WeightsError(
+                    f"'{self.file}' is a pickle, but no torch checkpoint. Pass a file that "
+                    "torch.save made, or safetensors."
+                )
+        machine = unpickle(stream, self.file, {})
+        if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+            raise _big_endian(self.file)
+
+    def _find_places(
+        self, stream: IO[bytes], items: list[tuple[str, int]]
+    ) -> dict[str, tuple[int, int]]:
+        """(Offset, size) in bytes of each storage, from keys and sizes of a number."""
+        length, places = self.file.stat().st_size, {}
+        for key, size in items:
+            (count,) = struct.unpack("<q", stream.read(8).ljust(8, b"\xff"))
+            start = stream.tell()
+            if not 0 <= count * size <= length - start:
+                raise WeightsError(
+                    f"'{self.file}' ends within its tensors, at {length:,} bytes: it is not whole. "
+                    "Fetch it anew."
+                )
+            places[key] = (start, count * size)
+            stream.seek(start + count * size)
+        return places
+
+    def _read_bytes(self, storage: StorageRecord) -> bytearray:
+        if storage.key not in self._places:
+            raise ValueError(f"the file has no storage '{storage.key}'")
+        start, size = self._places[storage.key]
+        with self.file.open("rb") as stream:
+            stream.seek(start)
+            return bytearray(stream.read(size))
+
+
+def open_torch_file(file: Path) -> TorchFile:
+    """Open a file that torch.save made, or say what it is instead.
+
+    Raises:
+        WeightsError: it is no such file, is damaged, or names what no checkpoint should.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    if head.startswith(b"PK"):
+        return ZipFile(file)
+    other = _what_else(head)
+    if other:
+        raise WeightsError(f"'{file}' is no checkpoint: {other}")
+    return LegacyFile(file)
+
+
+def _what_else(head: bytes) -> str | None:
+    """What a file is that starts so, where it is no pickle; None where it may be one."""
+    text = head.lstrip().lower()
+    if not head:
+        return "it is empty. Fetch it anew."
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "it is a web page, saved in place of the file; use the direct link of the download."
+    if text.startswith(b"version https://git-lfs"):
+        return "it is a git-lfs pointer to the file; run `git lfs pull` where it came from."
+    if head[257:262] == b"ustar":
+        return (
+            "it is a tar archive; unpack it and pass the file inside (torch's oldest form, a "
+            "tar too, is not read: save it anew with a newer torch)."
+        )
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
+        return "it is a compressed archive; unpack it and pass the file inside."
+    return None
+
+
+def _big_endian(file: Path) -> WeightsError:
+    return WeightsError(
+        f"'{file}' was written on a big-endian machine, which is not read here. "
+        "Save it anew on another machine."
+    )
