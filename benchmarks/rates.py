@@ -69,7 +69,7 @@ def store_rates(folder: Path, scenes: int) -> Iterator[Rate]:
     """Building a store of drawn scenes, then reading it."""
     corpus = Corpus({"train": -(-scenes // len(CLASSES))})
     count = write_corpus(folder / "scenes", corpus)
-    options = BuildOptions("pocket", preprocess=Preprocess("center-crop", (128, 128)))
+    options = BuildOptions("pocket", image_size=(128, 128))
     started = time.perf_counter()
     build_store(str(folder / "scenes"), str(folder / "store"), options, Running(available_cores()))
     seconds = time.perf_counter() - started

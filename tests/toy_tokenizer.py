@@ -28,6 +28,7 @@ class ToyTokenizer(Tokenizer):
 
     def __init__(self, preprocessing: Preprocess) -> None:
         self.preprocessing = preprocessing
+        self.among: torch.Tensor | None = None
         levels = (np.arange(LEVELS) + 0.5) * 256 / LEVELS
         grids = np.meshgrid(levels, levels, levels, indexing="ij")
         self.codebook = np.stack(grids, -1).reshape(CODES, 3).astype(np.float32)
@@ -58,7 +59,18 @@ class ToyTokenizer(Tokenizer):
         n, height, width, _ = tensor.shape
         cells = tensor.view(n, height // 8, 8, width // 8, 8, 3).float().mean((2, 4))
         levels = (cells * LEVELS / 256).long()
-        return (levels[..., 0] * LEVELS + levels[..., 1]) * LEVELS + levels[..., 2]
+        ids = (levels[..., 0] * LEVELS + levels[..., 1]) * LEVELS + levels[..., 2]
+        return ids if self.among is None else self._nearest(cells)
+
+    def restrict(self, ids: np.ndarray) -> None:
+        self.among = self.check_ids(np.unique(ids))
+
+    def _nearest(self, cells: torch.Tensor) -> torch.Tensor:
+        """The nearest of the allowed colours, among which is the free winner if it is allowed."""
+        assert self.among is not None
+        rows = torch.from_numpy(self.codebook)[self.among]
+        distances = (cells[..., None, :] - rows).square().sum(-1)
+        return self.among[distances.argmin(-1)]
 
     def decode(self, ids: np.ndarray | torch.Tensor) -> torch.Tensor:
         colours = torch.from_numpy(self.codebook)[self.check_ids(ids)].permute(0, 3, 1, 2)

@@ -8,13 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from seit_train.evaluate.on_images import evaluate_images, nearest_ranks
+from seit_train.evaluate.on_images import evaluate_images
 from seit_train.evaluate.on_store import evaluate_store
 from seit_train.evaluate.trained import load_trained
 from seit_train.launch import train
 from seit_train.metrics import read_metrics
 from tests.toy_store import ToyStore, write_toy_store
 from tests.toy_tokenizer import ToyTokenizer
+from tokenstore.build.plan import BuildOptions
+from tokenstore.build.run import Running, build_store
 from tokenstore.errors import Mismatch, TrainingError, UnknownName, UsageError
 from tokenstore.preprocess import Preprocess
 
@@ -54,7 +56,7 @@ def test_pictures_give_the_figures_of_their_tokens(trained, store, pictures):
     assert found["n"] == 13
     assert found["top1"] == expected["top1"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    assert found["rejected"] == found["replaced"] == 0
+    assert found["rejected"] == 0
 
 
 def test_a_masked_run_is_judged_without_labels(request_run, store, pictures):
@@ -82,18 +84,21 @@ def test_the_tokenizer_works_in_its_own_precision(request_run, pictures, monkeyp
     assert not any(seen)
 
 
-def test_codes_outside_the_vocabulary_are_replaced_and_counted(trained, pictures):
+def test_only_the_codes_of_the_vocabulary_are_searched(trained, store, pictures, monkeypatch):
     white = np.full((64, 64, 3), 255, np.uint8)  # code 63, and the vocabulary ends at 15
     Image.fromarray(white).save(next(pictures.rglob("*.png")))
-    assert evaluate_images(trained, pictures)["replaced"] == pytest.approx(1 / 13)
+    encode, seen = ToyTokenizer.encode, []
 
+    def watched(tokenizer, images):
+        seen.append(encode(tokenizer, images))
+        return seen[-1]
 
-def test_a_code_outside_becomes_its_nearest_neighbour_within():
-    codebook = np.array([[0.0], [1.0], [5.0], [6.0], [1.0]], np.float32)
-    ranks = nearest_ranks(codebook, np.array([4, 2, 1], np.int32))
-    assert ranks[[4, 2, 1]].tolist() == [0, 1, 2]  # their own, also where two codes are equal
-    assert ranks[0] in (0, 2)
-    assert ranks[3] == 1
+    monkeypatch.setattr(ToyTokenizer, "encode", watched)
+    evaluate_images(trained, pictures)
+    ids = torch.cat(seen)
+    assert np.isin(ids, store.vocabulary.ids).all()
+    whites = [grid for grid in ids if len(grid.unique()) == 1]
+    assert whites and int(whites[0][0, 0]) == max(store.vocabulary.ids)  # the brightest it knows
 
 
 def test_a_broken_picture_is_counted_and_left_out(trained, pictures):
@@ -161,6 +166,13 @@ def test_other_weights_of_the_tokenizer_are_refused(trained, pictures):
         evaluate_images(trained, pictures)
 
 
+def test_other_settings_of_the_tokenizer_are_refused(trained, pictures):
+    tokenizer = {**trained.run.store.tokenizer, "config": {"codes": 64, "stride": 16}}
+    trained.run.store = replace(trained.run.store, tokenizer=tokenizer)
+    with pytest.raises(Mismatch, match=r"stride 16, found 8.*--config"):
+        evaluate_images(trained, pictures)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(TrainingError, match="holds no run"):
         load_trained(tmp_path)
@@ -168,3 +180,13 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 
 def test_a_result_is_json(trained, store):
     assert json.loads(json.dumps(evaluate_store(trained, store.url, "val")))["n"] == 13
+
+
+def test_a_store_built_with_the_runs_vocabulary_is_judged_like_the_pictures(
+    trained, store, pictures, tmp_path
+):
+    place = tmp_path / "later.tokenstore"
+    build_store(str(pictures), place, BuildOptions(vocabulary=store.url), Running(1))
+    found = evaluate_store(trained, str(place), "train")
+    assert found["n"] == 13
+    assert found["top1"] == evaluate_images(trained, pictures)["top1"]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.toy_tokenizer import ToyTokenizer
@@ -11,6 +12,7 @@ from tokenstore.build.plan import BuildOptions, Plan, differences, make_plan
 from tokenstore.errors import UsageError
 from tokenstore.preprocess import Preprocess
 from tokenstore.sources.base import Item, Listing
+from tokenstore.vocabulary import Vocabulary
 
 TOY = ToyTokenizer(Preprocess("center-crop", (32, 32)))
 OPTIONS = BuildOptions(tokenizer="toy", part_size=4)
@@ -69,6 +71,15 @@ def test_another_input_resolution_or_version_changes_the_hash(
     }
     monkeypatch.setattr(planning, "LOCKED", ("numpy",))
     assert len(hashes | {plan().hash}) == 4
+
+
+def test_the_vocabulary_that_is_taken_over_changes_the_hash() -> None:
+    def taken(*ids: int) -> Plan:
+        vocabulary = Vocabulary(np.array(ids, np.int32), np.ones(len(ids), np.int64))
+        return make_plan("image-folder", listing(), TOY, OPTIONS, vocabulary)
+
+    assert len({plan().hash, taken(1, 2).hash, taken(2, 1).hash}) == 3
+    assert taken(1, 2).hash == taken(1, 2).hash
 
 
 def test_the_number_of_a_gpu_is_not_part_of_the_plan() -> None:

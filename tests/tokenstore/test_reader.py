@@ -222,3 +222,48 @@ def test_ranks_decode_to_pictures_with_the_stores_own_tokenizer(tmp_path, monkey
     images = store.decode(store["train"].read([0, 1]).ranks)
     assert (images.shape, images.dtype) == ((2, 64, 64, 3), np.uint8)
     assert store.tokenizer() is store.tokenizer()
+
+
+@pytest.fixture
+def toy_by_name(monkeypatch):
+    """The toy tokenizer is found by its name; gives the requests by which it was loaded."""
+    from tests.toy_tokenizer import ToyTokenizer
+    from tokenstore import registry
+
+    class Watched(ToyTokenizer):
+        requests = []
+
+        @classmethod
+        def load(cls, request):
+            cls.requests.append(request)
+            return super().load(request)
+
+    found = registry.find
+    monkeypatch.setattr(registry, "find", lambda p, n: Watched if n == "toy" else found(p, n))
+    return Watched
+
+
+def test_weights_and_config_reach_the_tokenizer(tmp_path, toy_by_name):
+    store = write_toy_store(tmp_path)
+    store.tokenizer(weights="w.ckpt", config="model.yaml")
+    request = toy_by_name.requests[-1]
+    assert (request.weights, request.config) == ("w.ckpt", "model.yaml")
+    assert request.preprocess.size == (64, 64)
+
+
+def test_a_tokenizer_of_other_weights_or_settings_is_refused(tmp_path, toy_by_name, monkeypatch):
+    store = write_toy_store(tmp_path)
+    monkeypatch.setattr(toy_by_name, "describe", lambda self: {"codes": 64, "stride": 4, "x": (1,)})
+    with pytest.raises(Mismatch, match=r"toy of stride 8, found 4; x None, found \[1\].*--config"):
+        store.tokenizer()
+    monkeypatch.setattr(toy_by_name, "weights_sha256", "1" * 64)
+    with pytest.raises(Mismatch, match="toy weights None, found 1111.*--weights"):
+        store.tokenizer()
+
+
+def test_a_tokenizer_of_another_precision_is_the_same_one(tmp_path, toy_by_name, monkeypatch):
+    described = toy_by_name.describe
+    monkeypatch.setattr(
+        toy_by_name, "describe", lambda self: {**described(self), "precision": "bf16"}
+    )
+    write_toy_store(tmp_path).tokenizer()

@@ -30,6 +30,15 @@ def test_codebook_rows_follow_the_ranks():
     assert vocabulary.codebook.tolist() == codebook[[2, 0, 3, 1]].tolist()
 
 
+def test_a_vocabulary_that_is_taken_over_keeps_its_ranks_and_counts_anew():
+    codebook = np.arange(10, dtype=np.float32).reshape(5, 2)
+    taken = Vocabulary.from_counts(COUNTS).recounted({"val": np.array([7, 1, 0, 0, 0])}, codebook)
+    assert taken.ids.tolist() == [2, 0, 3, 1]
+    assert taken.counts.tolist() == [0, 7, 0, 1]
+    assert taken.codebook.tolist() == codebook[[2, 0, 3, 1]].tolist()
+    assert taken.entropy == pytest.approx(0.543564)
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 9))
 def test_ranks_of_ids_are_a_renaming(drawn, seed):

@@ -141,30 +141,35 @@ class Store(Mapping[str, "Split"]):
         """The codec of one table set; `codec` keeps it."""
         return load_codec(self.storage, self.manifest.table_sets[tables], self.manifest.grid)
 
-    def _load_tokenizer(self, device: str = "cpu", weights: str | None = None) -> Any:
+    def _load_tokenizer(
+        self, device: str = "cpu", weights: str | None = None, config: str | None = None
+    ) -> Any:
         """The tokenizer that made this store, by its registry name; needs tokenstore[build].
 
         Args:
             device: torch device that decodes and encodes.
-            weights: file of its weights; None means the tokenizer's own place.
+            weights: file or URL of its weights; None means the tokenizer's own place.
+            config: file of its architecture, for weights that cannot tell it.
 
         Raises:
             UnknownName: no such tokenizer is installed.
             WeightsError: its weights are missing.
-            Mismatch: these weights are not the ones that made the store.
+            Mismatch: weights or settings are not the ones that made the store.
         """
         entry = self.manifest.tokenizer
+        # By name, so that reading alone never imports torch.
+        rules = importlib.import_module("tokenstore.preprocess")
+        tokenizers = importlib.import_module("tokenstore.tokenizers")
+        rule = rules.Preprocess.from_json(self.manifest.preprocess)
         try:
-            tokenizer = _tokenizer(entry.name, device, weights, self.manifest.preprocess)
+            tokenizer = tokenizers.load_tokenizer(
+                entry.name, weights, config=config, device=device, preprocess=rule
+            )
         except ModuleNotFoundError as error:
             raise UsageError(
                 f"decoding images needs {error.name}; pip install 'tokenstore[build]'"
             ) from error
-        if tokenizer.weights_sha256 != entry.weights:
-            raise Mismatch(
-                f"'{self.url}' was made with {entry.name} weights {entry.weights}, found "
-                f"{tokenizer.weights_sha256}. Give the weights that made it."
-            )
+        tokenizer.check_made(f"store '{self.url}'", entry.model_dump())
         return tokenizer
 
 
@@ -306,13 +311,6 @@ class Split(Sequence[Sample]):
 
 def _plain(values: NDArray[np.int64] | None) -> list[int] | None:
     return None if values is None else values.tolist()
-
-
-def _tokenizer(name: str, device: str, weights: str | None, preprocess: dict[str, Any]) -> Any:
-    """Loaded by name, so that reading alone never imports torch."""
-    rule = importlib.import_module("tokenstore.preprocess").Preprocess.from_json(preprocess)
-    tokenizers = importlib.import_module("tokenstore.tokenizers")
-    return tokenizers.load_tokenizer(name, weights, device=device, preprocess=rule)
 
 
 def _in_order(splits: Mapping[str, SplitEntry]) -> list[str]:

@@ -45,15 +45,25 @@ class Vocabulary:
         Raises:
             Mismatch: no id occurs, or more than 65,536 do.
         """
-        everywhere = sum(counts.values(), start=np.zeros(1, np.int64))
-        train = counts.get("train")
-        weights = everywhere if train is None or not train.any() else train
+        everywhere, weights = _everywhere(counts), _weights(counts)
         occurring = np.flatnonzero(everywhere)
         if not 1 <= len(occurring) <= LARGEST:
             raise Mismatch(f"{len(occurring)} ids occur, a vocabulary holds 1 to {LARGEST}")
         ids = occurring[np.argsort(-weights[occurring], kind="stable")]
-        rows = None if codebook is None else np.ascontiguousarray(codebook[ids], np.float32)
-        return cls(ids.astype(np.int32), weights[ids].astype(np.int64), rows)
+        return cls(ids.astype(np.int32), weights[ids].astype(np.int64), _rows(codebook, ids))
+
+    def recounted(
+        self,
+        counts: Mapping[str, NDArray[np.int64]],
+        codebook: NDArray[np.float32] | None = None,
+    ) -> "Vocabulary":
+        """The same ids in the same order, also those that do not occur, with counts of others.
+
+        Takes the same arguments as `from_counts`.
+        """
+        return Vocabulary(
+            self.ids, _weights(counts)[self.ids].astype(np.int64), _rows(codebook, self.ids)
+        )
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> "Vocabulary":
@@ -141,3 +151,20 @@ class Vocabulary:
         """
         identity = f"{tokenizer}\n{weights or ''}\n".encode()
         return hashlib.sha256(identity + self.ids.astype("<i4").tobytes()).hexdigest()
+
+
+def _everywhere(counts: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    return sum(counts.values(), start=np.zeros(1, np.int64))
+
+
+def _weights(counts: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The counts of train, or of all splits where nothing is in train."""
+    train = counts.get("train")
+    return _everywhere(counts) if train is None or not train.any() else train
+
+
+def _rows(
+    codebook: NDArray[np.float32] | None, ids: NDArray[np.integer[Any]]
+) -> NDArray[np.float32] | None:
+    """Rows of these ids, float32 [K, d]."""
+    return None if codebook is None else np.ascontiguousarray(codebook[ids], np.float32)

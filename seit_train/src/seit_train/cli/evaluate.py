@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from tokenstore.choice import weights_options
 from tokenstore.errors import UsageError
 
 
@@ -17,7 +18,7 @@ from tokenstore.errors import UsageError
     help="Evaluate on the pictures of this folder, through the store's own tokenizer.",
 )
 @click.option("--split", help="Which split.  [default: val]")
-@click.option("--weights", help="Weights of the tokenizer, where they are not at its own place.")
+@weights_options
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 def command(
     run: Path,
@@ -25,6 +26,7 @@ def command(
     images: Path | None,
     split: str | None,
     weights: str | None,
+    config: str | None,
     as_json: bool,
 ) -> None:
     """Evaluate the best checkpoint of RUN."""
@@ -36,7 +38,7 @@ def command(
 
     trained = load_trained(run)
     if images is not None:
-        metrics = evaluate_images(trained, images, split, weights)
+        metrics = evaluate_images(trained, images, split, weights, config)
     else:
         metrics = evaluate_store(trained, str(store), split or "val")
     if as_json:

@@ -1,8 +1,8 @@
 """Evaluation on pictures: through the tokenizer and preprocessing of the store, to ranks.
 
-A model knows the codes of its vocabulary only. Where the tokenizer gives another one, the nearest
-code of the vocabulary stands in for it, and how often that happened is part of the result. Labels
-are the names of class folders, matched with the classes of the run.
+A model knows the codes of its vocabulary only, so the tokenizer searches these and no others, as it
+does in `tokenstore build --vocabulary`. Labels are the names of class folders, matched with the
+classes of the run.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from seit_train.data import TokenBatch
 from seit_train.evaluate.trained import Trained
 from seit_train.run import StoreIdentity
-from tokenstore.errors import ImageRejected, Mismatch, UsageError
+from tokenstore.errors import ImageRejected, UsageError
 from tokenstore.preprocess import Preprocess
 from tokenstore.progress import WorkProgress
 from tokenstore.sources import open_source
@@ -38,7 +37,11 @@ class Picture(NamedTuple):
 
 
 def evaluate_images(
-    trained: Trained, folder: Path, split: str | None = None, weights: str | None = None
+    trained: Trained,
+    folder: Path,
+    split: str | None = None,
+    weights: str | None = None,
+    config: str | None = None,
 ) -> dict[str, float]:
     """Metrics over a folder of pictures.
 
@@ -46,14 +49,15 @@ def evaluate_images(
         trained: the model.
         folder: class folders, a folder with train/ val/ ..., or a plain folder.
         split: which of its splits; None takes val where there is one, else the only one.
-        weights: file of the tokenizer's weights; None means the tokenizer's own place.
+        weights: file or URL of the tokenizer's weights; None means the tokenizer's own place.
+        config: file of its architecture, for weights that cannot tell it.
 
     Returns:
-        The metrics, `rejected`: how many images could not be read, and `replaced`: the share of
-        tokens whose code the vocabulary lacks.
+        The metrics, and `rejected`: how many images could not be read.
 
     Raises:
-        Mismatch: other weights than those that made the store.
+        Mismatch: other weights or settings than those that made the store.
+        TokenizerError: a tokenizer that cannot search some of its codes only.
         UsageError: class folders that the run does not know, or a split that is not there.
     """
     source = open_source(str(folder))
@@ -61,11 +65,11 @@ def evaluate_images(
     classes = known.classes if trained.task.uses_labels else None
     pictures = labelled_pictures(source.listing(), classes, split)
     device = trained.world.device
-    tokenizer = load_run_tokenizer(known, weights, device)
+    tokenizer = load_run_tokenizer(known, device, weights, config)
     with WorkProgress("evaluating", total=len(pictures), unit="images") as progress:
         batches = TokenizedPictures(source, pictures, tokenizer, known, device, progress)
         metrics = trained.judge(batches)
-    return {**metrics, "rejected": batches.rejected, "replaced": batches.replaced_share}
+    return {**metrics, "rejected": batches.rejected}
 
 
 def labelled_pictures(
@@ -97,40 +101,28 @@ def labelled_pictures(
 
 
 def load_run_tokenizer(
-    known: StoreIdentity, weights: str | None, device: torch.device
+    known: StoreIdentity, device: torch.device, weights: str | None, config: str | None
 ) -> Tokenizer:
-    """The tokenizer that made the run's store, with its preprocessing.
+    """The tokenizer that made the run's store, with its preprocessing, searching its codes only.
 
     Raises:
-        Mismatch: the weights found are others.
+        Mismatch: the weights or settings found are others.
+        TokenizerError: it cannot search some of its codes only.
     """
-    name, expected = known.tokenizer["name"], known.tokenizer["weights"]
-    preprocess = Preprocess.from_json(dict(known.preprocess))
-    tokenizer = load_tokenizer(name, weights, device=str(device), preprocess=preprocess)
-    if tokenizer.weights_sha256 != expected:
-        raise Mismatch(
-            f"the store of this run was made with {name} weights {expected}, found "
-            f"{tokenizer.weights_sha256}. Pass the weights that made it with --weights."
-        )
+    tokenizer = load_tokenizer(
+        known.tokenizer["name"],
+        weights,
+        config=config,
+        device=str(device),
+        preprocess=Preprocess.from_json(dict(known.preprocess)),
+    )
+    tokenizer.check_made("the store of this run", known.tokenizer)
+    tokenizer.restrict(known.vocabulary.ids)
     return tokenizer
 
 
-def nearest_ranks(codebook: NDArray[np.float32], ids: NDArray[np.int32]) -> Tensor:
-    """The rank that stands for each code, int64 [codes]: its own, or that of the nearest code.
-
-    Args:
-        codebook: float32 [codes, d] of the tokenizer.
-        ids: int32 [K], the codes of the vocabulary in rank order.
-    """
-    codes = torch.from_numpy(np.asarray(codebook))
-    distances = torch.cdist(codes, codes[torch.from_numpy(ids).long()])
-    ranks = distances.argmin(dim=1)
-    ranks[torch.from_numpy(ids).long()] = torch.arange(len(ids))  # also where codes coincide
-    return ranks
-
-
 class TokenizedPictures:
-    """Pictures as batches of ranks; counts what could not be read and what had to be replaced."""
+    """Pictures as batches of ranks; counts what could not be read."""
 
     def __init__(
         self,
@@ -144,15 +136,8 @@ class TokenizedPictures:
         """Prepare; nothing is read before the first batch is asked for."""
         self._source, self._pictures, self._tokenizer = source, pictures, tokenizer
         self._device, self._progress = device, progress
-        self._ranks_of = nearest_ranks(tokenizer.codebook, known.vocabulary.ids)
-        self._is_known = torch.zeros(len(self._ranks_of), dtype=torch.bool)
-        self._is_known[torch.from_numpy(known.vocabulary.ids).long()] = True
-        self.rejected, self._tokens, self._replaced = 0, 0, 0
-
-    @property
-    def replaced_share(self) -> float:
-        """Share of tokens whose code the vocabulary lacks."""
-        return self._replaced / max(1, self._tokens)
+        self._vocabulary = known.vocabulary
+        self.rejected = 0
 
     def __iter__(self) -> Iterator[TokenBatch]:
         """Batches of up to 64 images in the order of the listing."""
@@ -179,12 +164,11 @@ class TokenizedPictures:
         # The model's autocast surrounds the iteration; in it the tokenizer would give other ids.
         with torch.autocast(self._device.type, enabled=False):
             ids = self._tokenizer.encode(images)
-        self._tokens += ids.numel()
-        self._replaced += int((~self._is_known[ids]).sum())
+        ranks = torch.from_numpy(self._vocabulary.to_ranks(ids.numpy()).astype(np.int64))
         known = [picture.label for picture in pictures if picture.label is not None]
         labels = torch.tensor(known) if len(known) == len(pictures) else None
         return TokenBatch(
-            ranks=self._ranks_of[ids].to(self._device),
+            ranks=ranks.to(self._device),
             labels=None if labels is None else labels.to(self._device),
             valid=torch.ones(len(images), dtype=torch.bool, device=self._device),
             index=torch.from_numpy(index).to(self._device),

@@ -85,7 +85,11 @@ def pack(
             "Each is named above with its reason; give images that can be decoded."
         )
     staging, target = places
-    vocabulary = Vocabulary.from_counts(_counts(plan, finished, staging), codebook)
+    counts = _counts(plan, finished, staging)
+    if plan.vocabulary is None:
+        vocabulary = Vocabulary.from_counts(counts, codebook)
+    else:
+        vocabulary = plan.vocabulary.recounted(counts, codebook)
     codec = _fit_codec(plan, finished, vocabulary, staging)
     tables = write_tables(target, codec)
     packing = Packing(plan, staging, target, vocabulary, codec, tables)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
+from tokenstore.choice import TokenizerChoice
 from tokenstore.errors import UsageError
 from tokenstore.sources.base import Item, Listing
 
 if TYPE_CHECKING:
-    from tokenstore.preprocess import Preprocess
-    from tokenstore.tokenizers.base import Precision, Tokenizer
+    from tokenstore.tokenizers.base import Tokenizer
+    from tokenstore.vocabulary import Vocabulary
 
 PLAN_FORMAT = 0
 LOCKED = ("tokenstore", "numpy", "torch", "pillow", "zstandard")
@@ -29,18 +30,18 @@ Order = Literal["shuffled", "input"]
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """What a user decides about a store; each of these can change its bytes."""
+class BuildOptions(TokenizerChoice):
+    """What a user decides about a store, beside the tokenizer; each can change its bytes.
 
-    tokenizer: str = "pocket"
-    weights: str | None = None
-    preprocess: "Preprocess | None" = None
+    Attributes:
+        vocabulary: place of a store whose codes alone are searched, and whose ranks are kept.
+    """
+
+    vocabulary: str | None = None
     source: str | None = None
     classes: Path | None = None
     codec: str = "zstd"
     batch_size: int = 32
-    device: str = "cpu"
-    precision: "Precision" = "fp32"
     part_size: int = 16_384
     limit: int | None = None
     seed: int = 0
@@ -64,11 +65,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """A build, decided: `listing` is in its final order, `facts` is what the hash covers."""
+    """A build, decided: `listing` is in its final order, `facts` is what the hash covers.
+
+    `vocabulary` is that of another store, to be taken over; None makes one of what occurs.
+    """
 
     listing: Listing
     facts: dict[str, Any]
     part_size: int
+    vocabulary: "Vocabulary | None" = None
 
     @property
     def hash(self) -> str:
@@ -96,14 +101,21 @@ class Plan:
         return items[0].label is not None if items else self.listing.classes is not None
 
 
-def make_plan(kind: str, listing: Listing, tokenizer: "Tokenizer", options: BuildOptions) -> Plan:
+def make_plan(
+    kind: str,
+    listing: Listing,
+    tokenizer: "Tokenizer",
+    options: BuildOptions,
+    vocabulary: "Vocabulary | None" = None,
+) -> Plan:
     """Decide a build.
 
     Args:
         kind: name of the source that made the listing.
         listing: all images, in the source's order.
         tokenizer: loaded, since its settings and weights are part of the plan.
-        options: what the user decided.
+        options: what the user decided; the tokenizer is named.
+        vocabulary: of the store that `options.vocabulary` names.
 
     Raises:
         UsageError: a number that makes no sense.
@@ -116,6 +128,7 @@ def make_plan(kind: str, listing: Listing, tokenizer: "Tokenizer", options: Buil
         split: tuple(_in_order(split, items, options)[: options.limit])
         for split, items in listing.splits.items()
     }
+    identity = (tokenizer.name, tokenizer.weights_sha256)
     facts = {
         "plan": PLAN_FORMAT,
         "source": {"kind": kind, "listing": listing.sha256()},
@@ -126,12 +139,13 @@ def make_plan(kind: str, listing: Listing, tokenizer: "Tokenizer", options: Buil
             "weights": tokenizer.weights_sha256,
         },
         "preprocess": tokenizer.preprocessing.as_json(),
+        "vocabulary": None if vocabulary is None else vocabulary.fingerprint(*identity),
         "device": options.device.partition(":")[0],
         **{name: getattr(options, name) for name in COPIED},
         "versions": {name: importlib.metadata.version(name) for name in LOCKED},
     }
     ordered = Listing(splits, listing.classes, listing.rejects, listing.notes)
-    return Plan(ordered, facts, options.part_size)
+    return Plan(ordered, facts, options.part_size, vocabulary)
 
 
 def differences(facts: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -12,10 +12,12 @@ from tokenstore.build.output import claim_output
 from tokenstore.build.pack import pack
 from tokenstore.build.plan import BuildOptions, make_plan
 from tokenstore.build.tokenize import Workbench
+from tokenstore.choice import DEFAULT_TOKENIZER
 from tokenstore.manifest import Manifest, load_manifest
+from tokenstore.preprocess import Preprocess
 from tokenstore.progress import WorkProgress
+from tokenstore.reader import Store, open_store
 from tokenstore.sources import open_source
-from tokenstore.tokenizers import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,21 @@ def build_store(
         SourceError: the corpus cannot be used.
         UnknownName: no such tokenizer, codec or kind of source.
         TokenizerError: the tokenizer cannot be loaded as asked.
+        Mismatch: the store that gives the vocabulary was made by another tokenizer.
         BuildError: the place is taken, or images were rejected that must not be.
     """
     registry.find("tokenstore.codecs", options.codec)
-    registry.find("tokenstore.tokenizers", options.tokenizer)
+    known = None if options.vocabulary is None else open_store(options.vocabulary)
+    options = completed(options, known)
+    registry.find("tokenstore.tokenizers", str(options.tokenizer))
     source = open_source(images, options.source, options.classes)
     listing = source.listing()
-    tokenizer = load_tokenizer(
-        options.tokenizer,
-        options.weights,
-        device=options.device,
-        precision=options.precision,
-        preprocess=options.preprocess,
-    )
-    plan = make_plan(source.kind, listing, tokenizer, options)
+    tokenizer = options.load()
+    if known is not None:
+        tokenizer.check_made(f"store '{known.url}'", known.manifest.tokenizer.model_dump())
+        tokenizer.restrict(known.vocabulary.ids)
+    vocabulary = None if known is None else known.vocabulary
+    plan = make_plan(source.kind, listing, tokenizer, options, vocabulary)
     output = claim_output(place, plan)
     if output.is_done:
         output.clear_staging()
@@ -88,3 +91,19 @@ def build_store(
         manifest = pack(plan, finished, places, tokenizer.codebook, bar.advance)
     output.clear_staging()
     return BuildReport(output.target.url, manifest, is_new=True, tokenized=progress.fresh)
+
+
+def completed(options: BuildOptions, known: Store | None) -> BuildOptions:
+    """The options with the tokenizer named; what a known store gives holds where nothing else is.
+
+    `BuildOptions(), None -> tokenizer "pocket"`, and its own preprocessing
+    """
+    if known is None:
+        return replace(options, tokenizer=options.tokenizer or DEFAULT_TOKENIZER)
+    resized = Preprocess.from_json(known.manifest.preprocess)
+    return replace(
+        options,
+        tokenizer=options.tokenizer or known.manifest.tokenizer.name,
+        preprocess=options.preprocess or resized.rule,
+        image_size=options.image_size or resized.size,
+    )

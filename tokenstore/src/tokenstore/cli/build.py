@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from tokenstore import registry
-from tokenstore.build.local import available_cores, best_device
+from tokenstore.build.local import available_cores
 from tokenstore.build.plan import BuildOptions
 from tokenstore.build.run import BuildReport, Running, build_store
-from tokenstore.errors import UsageError
-from tokenstore.preprocess import Preprocess
+from tokenstore.choice import best_device, tokenizer_options
 from tokenstore.sizes import StoreSizes, measure
 from tokenstore.storage import open_storage
 
-COPIED = "tokenizer weights source classes codec batch_size precision part_size limit seed order"
-DEFAULT_RULE = "center-crop"
+COPIED = (
+    "tokenizer weights config preprocess image_size vocabulary source classes codec batch_size "
+    "precision part_size limit seed order"
+)
 INTEGER = click.IntRange(min=1)
 
 
@@ -28,12 +28,13 @@ INTEGER = click.IntRange(min=1)
 @click.option(
     "-o", "--output", metavar="STORE", help="Folder to make; ./NAME.tokenstore if absent."
 )
-@click.option("--tokenizer", default="pocket", show_default=True, help="Name of the tokenizer.")
-@click.option("--weights", metavar="FILE", help="Weights of the tokenizer; else its own.")
+@tokenizer_options
 @click.option(
-    "--preprocess", metavar="RULE", help="center-crop or squash; else the tokenizer's own."
+    "--vocabulary",
+    metavar="STORE",
+    help="Search only the codes of STORE and keep its ranks, so that models trained on it fit; "
+    "tokenizer and resizing are then those of STORE if not given.",
 )
-@click.option("--image-size", metavar="N|HxW", help="Pixels of a tokenized image.")
 @click.option("--source", metavar="KIND", help="Kind of input; else found by looking at it.")
 @click.option(
     "--classes",
@@ -49,7 +50,6 @@ INTEGER = click.IntRange(min=1)
     type=INTEGER,
     help="Images encoded at once.",
 )
-@click.option("--device", help="torch device; cuda where there is one, else cpu.")
 @click.option(
     "--precision",
     default="fp32",
@@ -109,7 +109,6 @@ def command(images: str, output: str | None, as_json: bool, **options: Any) -> N
 def _options(given: dict[str, Any]) -> BuildOptions:
     return BuildOptions(
         **{name: given[name] for name in COPIED.split()},
-        preprocess=_preprocess(given["tokenizer"], given["preprocess"], given["image_size"]),
         device=given["device"] or best_device(),
         keys=not given["no_keys"],
     )
@@ -118,28 +117,6 @@ def _options(given: dict[str, Any]) -> BuildOptions:
 def _running(given: dict[str, Any]) -> Running:
     workers = given["workers"] or available_cores()
     return Running(workers, given["strict"], given["max_rejects"])
-
-
-def _preprocess(tokenizer: str, rule: str | None, size: str | None) -> Preprocess | None:
-    """What the options say, completed by the tokenizer's own size and the centre crop."""
-    if rule is None and size is None:
-        return None
-    if size is None:
-        card = registry.find("tokenstore.tokenizers", tokenizer).card(tokenizer)
-        return Preprocess(rule or DEFAULT_RULE, card.default_size)
-    return Preprocess(rule or DEFAULT_RULE, parse_size(size))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`"128" -> (128, 128)`, `"96x128" -> (96, 128)`: height, then width.
-
-    Raises:
-        UsageError: neither form.
-    """
-    numbers = text.lower().split("x")
-    if len(numbers) not in (1, 2) or not all(number.isdecimal() for number in numbers):
-        raise UsageError(f"--image-size '{text}' is neither N nor HxW; say 128 or 96x128")
-    return int(numbers[0]), int(numbers[-1])
 
 
 def _facts(report: BuildReport, sizes: StoreSizes, seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 import tokenstore
+from tokenstore.choice import weights_options
 from tokenstore.contact_sheet import grid_of
 from tokenstore.errors import UsageError
 
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Picture to write; else ./STORE-SPLIT-I.png.",
 )
-@click.option("--weights", metavar="FILE", help="Weights of the tokenizer; else its own.")
+@weights_options
 def command(
     store: str,
     samples: tuple[int, ...],
     split_name: str | None,
     output: Path | None,
     weights: str | None,
+    config: str | None,
 ) -> None:
     """Decode samples number I... of STORE: one as it is, several as a sheet with captions."""
     from PIL import Image
@@ -39,7 +41,7 @@ def command(
     name = split_name or ("train" if "train" in opened.splits else next(iter(opened.splits)))
     split = opened[name]
     batch = split.read(samples, keys=True)
-    tokenizer = opened.tokenizer(weights=weights)
+    tokenizer = opened.tokenizer(weights=weights, config=config)
     pictures = tokenizer.to_uint8(tokenizer.decode(opened.ids(batch.ranks)))
     captions = _captions(split, samples, batch)
     target = output or Path(f"{Path(store).resolve().stem}-{name}-{samples[0]}.png")

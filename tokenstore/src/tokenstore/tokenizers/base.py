@@ -12,7 +12,9 @@ A file of this folder defines one subclass and names it in the module constant `
 `tokenstore.tokenizers.load_tokenizer` finds it by name and hands `PLUGIN.load` a `LoadRequest`.
 """
 
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenstore.errors import TokenizerError
+from tokenstore.errors import Mismatch, TokenizerError
 from tokenstore.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -131,6 +133,52 @@ class Tokenizer(ABC):
     def preprocess(self, image: "Image.Image") -> NDArray[np.uint8]:
         """Bring an RGB PIL image to the tokenizer's resolution, uint8 [H, W, 3]."""
         return self.preprocessing.apply(image)
+
+    def prepare_by(self, rule: str | None, size: tuple[int, int] | None) -> None:
+        """Resize images by another rule, or to another size, from now on; None keeps its own.
+
+        Raises:
+            UnknownName: no such resize rule.
+            TokenizerError: sides that are no multiples of `size_step`.
+        """
+        mine = self.preprocessing
+        asked = Preprocess(rule or mine.rule, size or mine.size)
+        self.check_size(*asked.size)
+        self.preprocessing = asked
+
+    def check_made(self, owner: str, entry: Mapping[str, Any]) -> None:
+        """Refuse to stand for the tokenizer that made a store, if its ids could mean other codes.
+
+        The precision may differ: it says how the same codes were searched.
+
+        Args:
+            owner: the store, as the message calls it.
+            entry: `name`, `config` and `weights` as in the store's manifest.
+
+        Raises:
+            Mismatch: another tokenizer, other weights or other settings.
+        """
+        if entry["name"] != self.name:
+            raise Mismatch(
+                f"{owner} was made by the tokenizer '{entry['name']}', not by '{self.name}'. "
+                "Their codes have nothing in common: name the one that made it."
+            )
+        if entry["weights"] != self.weights_sha256:
+            raise Mismatch(
+                f"{owner} was made with {self.name} weights {entry['weights']}, found "
+                f"{self.weights_sha256}. Give the weights that made it with --weights."
+            )
+        found = json.loads(json.dumps(self.describe()))  # lists for tuples, as in a manifest
+        differing = [
+            f"{key} {entry['config'].get(key)}, found {found.get(key)}"
+            for key in sorted((found.keys() | entry["config"].keys()) - {"precision"})
+            if entry["config"].get(key) != found.get(key)
+        ]
+        if differing:
+            raise Mismatch(
+                f"{owner} was made with {self.name} of {'; '.join(differing)}. "
+                "Give the settings that made it with --config."
+            )
 
     def restrict(self, ids: NDArray[np.integer]) -> None:
         """Search only these codes from now on; `encode` then gives the best code among them.
