@@ -1,7 +1,6 @@
 """One part: what its file holds, that it is committed whole, and when it is trusted."""
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from tests.toy_images import write_corpus
 from tests.toy_tokenizer import CODES, ToyTokenizer
+from tokenstore.build.decode import DecodingPool
 from tokenstore.build.plan import BuildOptions, Part, make_plan
 from tokenstore.build.tokenize import Workbench, finished_part, read_part, tokenize_part
 from tokenstore.preprocess import Preprocess
@@ -34,13 +34,13 @@ class Recording(ToyTokenizer):
 
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as pool:
-        yield pool
+def pool() -> Iterator[DecodingPool]:
+    with ThreadPoolExecutor(2) as threads:
+        yield DecodingPool(threads, 2)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, pool: ThreadPoolExecutor) -> Workbench:
+def bench(tmp_path: Path, pool: DecodingPool) -> Workbench:
     """A part of eight images, of which the third in the final order is no image."""
     source = open_source(str(write_corpus(tmp_path / "in", {"train": 8})))
     tokenizer = Recording()
@@ -149,24 +149,6 @@ def test_an_error_while_listening_ends_the_work_and_commits_nothing(bench: Workb
     with pytest.raises(KeyboardInterrupt):
         tokenize_part(only_part(bench), bench, stop)
     assert bench.staging.names() == []
-
-
-def test_pictures_are_decoded_ahead_but_not_without_bound(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded, seen = [], []
-    lock = threading.Lock()
-    load = bench.source.load
-
-    def counting(item: object) -> object:
-        with lock:
-            loaded.append(item)
-        return load(item)
-
-    monkeypatch.setattr(bench.source, "load", counting)
-    tokenize_part(only_part(bench), bench, lambda n, rejects: seen.append(len(loaded)))
-    assert len(loaded) == 8
-    assert seen[0] <= 3 * 2 + 3  # two batches ahead of the first one
 
 
 def test_the_sidecar_is_json_that_names_its_plan(bench: Workbench) -> None:

@@ -1,7 +1,6 @@
-"""The engine of one machine: parts one after the other, pictures decoded by threads.
+"""The engine of one machine: parts one after the other.
 
 An engine only decides who calls `tokenize_part`; what comes out is the same from any of them.
-Threads suffice because Pillow and torch release the interpreter while they work.
 """
 
 import os

@@ -1,12 +1,12 @@
 """A whole build, from a folder of images to a published store, in the order in which it happens."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
 from tokenstore import registry
+from tokenstore.build.decode import decoding_pool
 from tokenstore.build.local import RejectWatch, available_cores, tokenize_parts
 from tokenstore.build.output import claim_output
 from tokenstore.build.pack import pack
@@ -77,7 +77,7 @@ def build_store(
         return BuildReport(output.target.url, whole, is_new=False, tokenized=0)
     stream = running.stream
     with (
-        ThreadPoolExecutor(running.workers) as pool,
+        decoding_pool(running.workers, options.device) as pool,
         WorkProgress("tokenizing", plan.images(), stream=stream) as progress,
     ):
         for note in listing.notes:

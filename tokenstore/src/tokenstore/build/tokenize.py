@@ -5,8 +5,8 @@ sidecar `parts/NAME.json` with the file's hash, its count and its rejects. `fini
 part only if its sidecar is of the same plan and the file's bytes are those that it promises, so a
 part that was cut short, damaged or made for another plan is simply made again.
 
-Pictures are read, decoded and resized by threads ahead of the encoder. Batches are runs of the
-part's list, whatever the number of threads, and never cross parts.
+Pictures come decoded from `decode`. Batches are runs of the part's list, whatever decodes them, and
+never cross parts.
 
     ids     uint16 [n, *grid], int32 where the codebook has more than 65,536 codes
     labels  int64 [n], in labelled splits
@@ -16,17 +16,16 @@ part's list, whatever the number of threads, and never cross parts.
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from tokenstore.build.decode import Decoded, DecodingPool, decoded_batches, decoding_by
 from tokenstore.build.plan import Part, Plan
 from tokenstore.errors import ImageRejected
 from tokenstore.sources.base import Item, Rejected, printable
@@ -36,12 +35,7 @@ if TYPE_CHECKING:
     from tokenstore.sources.base import Source
     from tokenstore.tokenizers.base import Tokenizer
 
-T = TypeVar("T")
-R = TypeVar("R")
-Picture = NDArray[np.uint8]  # [H, W, 3]
-Decoded = Picture | ImageRejected
-
-BATCHES_AHEAD = 2
+OnBatch = Callable[[int, Sequence[Rejected]], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Workbench:
     source: "Source"
     tokenizer: "Tokenizer"
     staging: Storage
-    pool: Executor
+    pool: DecodingPool
 
     @property
     def batch_size(self) -> int:
@@ -85,30 +79,33 @@ class Workbench:
 
 
 def tokenize_part(
-    part: Part,
-    bench: Workbench,
-    on_batch: Callable[[int, Sequence[Rejected]], None] = lambda images, rejects: None,
+    part: Part, bench: Workbench, on_batch: OnBatch = lambda images, rejects: None
 ) -> PartReport:
     """Make a part's file and commit it.
 
     Args:
         part: the images.
         bench: everything the work needs.
-        on_batch: told after each batch how many images it was of and which were rejected; an
-            error that it raises ends the work, with nothing committed.
+        on_batch: told as the work goes on how many images each batch was of and which were
+            rejected; an error that it raises ends the work, with nothing committed.
     """
-    batches: list[NDArray[np.integer]] = []
     kept: list[Item] = []
     rejects: list[Rejected] = []
-    for items, decoded in _decoded_batches(part.items, bench):
-        refused = [_rejected(part.split, i, d) for i, d in zip(items, decoded, strict=True)]
-        pictures = [picture for picture in decoded if not isinstance(picture, ImageRejected)]
-        if pictures:
-            batches.append(bench.tokenizer.encode(np.stack(pictures)).numpy())
-        kept += [item for item, reject in zip(items, refused, strict=True) if reject is None]
-        fresh = [reject for reject in refused if reject is not None]
-        rejects += fresh
-        on_batch(len(items), fresh)
+
+    def pictures() -> Iterator[NDArray[np.uint8]]:
+        """Batches [n, H, W, 3] of what can be used; whoever asks for one has taken the last."""
+        decode = decoding_by(bench.source, bench.tokenizer.preprocessing)
+        for items, decoded in decoded_batches(part.items, bench.batch_size, decode, bench.pool):
+            refused = [_rejected(part.split, i, d) for i, d in zip(items, decoded, strict=True)]
+            kept.extend(i for i, reject in zip(items, refused, strict=True) if reject is None)
+            fresh = [reject for reject in refused if reject is not None]
+            rejects.extend(fresh)
+            usable = [picture for picture in decoded if not isinstance(picture, ImageRejected)]
+            if usable:
+                yield np.stack(usable)
+            on_batch(len(items), fresh)
+
+    batches = [ids.numpy() for ids in bench.tokenizer.encode_each(pictures())]
     content = _file_content(batches, kept, part, bench)
     bench.staging.create(_ids_name(part), content)
     report = PartReport(
@@ -159,41 +156,6 @@ def _rejected(split: str, item: Item, decoded: Decoded) -> Rejected | None:
     if isinstance(decoded, ImageRejected):
         return Rejected(split, item.key, printable(item.path), str(decoded))
     return None
-
-
-def _decoded_batches(
-    items: Sequence[Item], bench: Workbench
-) -> Iterator[tuple[Sequence[Item], list[Decoded]]]:
-    """Batches in order, decoded by the pool ahead of the one that is asked for."""
-
-    def decode(item: Item) -> Decoded:
-        try:
-            return bench.tokenizer.preprocess(bench.source.load(item))
-        except ImageRejected as reason:
-            return reason
-
-    size = bench.batch_size
-    decoded = _ahead(decode, items, bench.pool, BATCHES_AHEAD * size)
-    for start in range(0, len(items), size):
-        batch = items[start : start + size]
-        yield batch, [next(decoded) for _ in batch]
-
-
-def _ahead(
-    function: Callable[[T], R], inputs: Iterable[T], pool: Executor, ahead: int
-) -> Iterator[R]:
-    """Results in the order of the inputs, with up to `ahead` of them in work."""
-    waiting: deque[Future[R]] = deque()
-    try:
-        for value in inputs:
-            waiting.append(pool.submit(function, value))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _file_content(

@@ -14,7 +14,7 @@ A file of this folder defines one subclass and names it in the module constant `
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -107,6 +107,14 @@ class Tokenizer(ABC):
             TokenizerError: images of another dtype, or of a size that it cannot take.
         """
 
+    def encode_each(self, batches: Iterable[Images]) -> Iterator[torch.Tensor]:
+        """Tokenize batch after batch: what `encode` gives for each, in order.
+
+        A batch is asked for when it is needed: at most one more than what was handed out, so that
+        a device need not wait for it.
+        """
+        return map(self.encode, batches)
+
     @abstractmethod
     def decode(self, ids: Ids) -> torch.Tensor:
         """Decode ids of any integer dtype, [n, h, w], to float32 [n, 3, H, W] on the CPU.
@@ -131,7 +139,10 @@ class Tokenizer(ABC):
         return (height // self.stride, width // self.stride)
 
     def preprocess(self, image: "Image.Image") -> NDArray[np.uint8]:
-        """Bring an RGB PIL image to the tokenizer's resolution, uint8 [H, W, 3]."""
+        """Bring an RGB PIL image to the tokenizer's resolution, uint8 [H, W, 3].
+
+        Nothing but `preprocessing`, which is all that a build's workers know of the tokenizer.
+        """
         return self.preprocessing.apply(image)
 
     def prepare_by(self, rule: str | None, size: tuple[int, int] | None) -> None:

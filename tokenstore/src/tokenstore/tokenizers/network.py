@@ -9,7 +9,7 @@ business of a family's own file.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 from tokenstore.errors import TokenizerError
 from tokenstore.tokenizers.base import Ids, Images, LoadRequest, Precision, Tokenizer
 from tokenstore.tokenizers.search import CodeSearch
+from tokenstore.tokenizers.transfers import through_device
 
 PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # 16 and 256 images of 256x256: bounds activations
 
@@ -108,15 +109,20 @@ class NetworkTokenizer(Tokenizer):
         distinct = torch.from_numpy(np.unique(np.asarray(ids, np.int64)))
         self.search.restrict(self.check_ids(distinct).to(self.device))
 
-    @torch.inference_mode()
     def encode(self, images: Images) -> torch.Tensor:
         """See `Tokenizer.encode`."""
         pixels = self.check_images(images)
-        count, height, width = pixels.shape[:3]
-        ids = torch.empty((count, height // self.stride, width // self.stride), dtype=torch.int64)
-        for part in self._parts(count, height * width):
-            ids[part] = self._encode(pixels[part]).cpu()
+        ids = self._empty_ids(pixels)
+        parts = self._parts(pixels)
+        found = through_device(self.device, (pixels[part] for part in parts), self._encode)
+        for part, some in zip(parts, found, strict=True):
+            ids[part] = some
         return ids
+
+    def encode_each(self, batches: Iterable[Images]) -> Iterator[torch.Tensor]:
+        """See `Tokenizer.encode_each`."""
+        checked = (self.check_images(images) for images in batches)
+        return through_device(self.device, checked, self._encode_all)
 
     @torch.inference_mode()
     def decode(self, ids: Ids) -> torch.Tensor:
@@ -128,7 +134,7 @@ class NetworkTokenizer(Tokenizer):
         height, width = rows * self.stride, columns * self.stride
         self.check_size(height, width)
         images = torch.empty((count, 3, height, width))
-        for part in self._parts(count, height * width):
+        for part in self._parts(images):
             images[part] = self._decode(checked[part].to(self.device)).float().cpu()
         return images
 
@@ -136,8 +142,14 @@ class NetworkTokenizer(Tokenizer):
         """See `Tokenizer.to_uint8`."""
         return as_pictures(images, self.network.output_range)
 
+    def _encode_all(self, pixels: torch.Tensor) -> torch.Tensor:
+        ids = self._empty_ids(pixels)
+        for part in self._parts(pixels):
+            ids[part] = self._encode(pixels[part])
+        return ids
+
+    @torch.inference_mode()
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        pixels = pixels.to(self.device, non_blocking=True)
         tiles = split_grid(pixels, self._tile(pixels.shape[1:3]))
         # int32 indices: half the memory of int64, and exactly the levels that the family defines.
         values = self._levels.index_select(0, tiles.flatten().int()).view(tiles.shape)
@@ -160,9 +172,16 @@ class NetworkTokenizer(Tokenizer):
     def _tile(self, size: tuple[int, int] | torch.Size) -> tuple[int, int]:
         return self.network.tile or (size[0], size[1])
 
-    def _parts(self, count: int, pixels: int) -> Iterator[slice]:
+    def _empty_ids(self, pixels: torch.Tensor) -> torch.Tensor:
+        count, height, width = pixels.shape[:3]
+        grid = (height // self.stride, width // self.stride)
+        return torch.empty((count, *grid), dtype=torch.int64, device=pixels.device)
+
+    def _parts(self, images: torch.Tensor) -> list[slice]:
+        """Runs of images, uint8 [n, H, W, 3] or float [n, 3, H, W], to be computed together."""
+        pixels = max(1, images[:1].numel() // 3)
         step = max(1, PIXELS_AT_ONCE[self.device.type] // pixels)
-        return (slice(start, start + step) for start in range(0, count, step))
+        return [slice(start, start + step) for start in range(0, len(images), step)]
 
 
 def split_grid(cells: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:
