@@ -1,9 +1,8 @@
 """Checkpoints: whatever form a model was published in, its tensors by their names, and no more.
 
-Between a weights file and a tokenizer's network. Knows how trainers nest a model in a file, what
-they put beside it, and by which names each family is told. Nothing from a file is executed
-(unpickling.py); damage, other families and tensors that do not fit are errors. Also writes and
-reads this project's own safetensors. What the tensors mean is the business of a tokenizer.
+Between a weights file and a tokenizer's network. Nothing from a file is executed (unpickling.py);
+damage, another family's tensors, and tensors that do not fit are errors. Also writes and reads
+this project's own safetensors. What the tensors mean is the business of a tokenizer.
 """
 
 import hashlib
@@ -21,22 +20,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tokenstore.errors import WeightsError
+from tokenstore.tokenizers.nesting import model_in, own_names
 from tokenstore.tokenizers.pickled_tensors import TensorRecord
-from tokenstore.tokenizers.torch_files import TorchFile, open_torch_file
+from tokenstore.tokenizers.torch_files import TorchFile, open_torch_file, read_head
 from tokenstore.tokenizers.unpickling import Stub
 
 Tensors = dict[str, torch.Tensor]
 Metadata = dict[str, str]
 
-# Where trainers put a model's tensors, in the order in which LlamaGen's own readers look.
-NESTS = ("ema", "model", "state_dict")
-WRAPPERS = ("module.", "first_stage_model.")  # DistributedDataParallel; a whole latent diffusion
-# Losses, discriminators, averages that upstream never reads, statistics, a colouring for show.
-DROPPED = ("loss.", "discriminator.", "model_ema.", "quantize.codebook_used", "colorize")
-MOST_TENSORS = 100_000  # a module that holds itself would never end
+
+def _has(held: Tensors, *beginnings: str) -> bool:
+    return all(any(name.startswith(one) for name in held) for one in beginnings)
+
 
 FAMILIES: dict[str, Callable[[Tensors], bool]] = {
-    "vit-vqgan": lambda held: "encoder.en_pos_embedding" in held,
+    "vit-vqgan": lambda held: _has(held, "encoder.to_patch_embedding.", "decoder.transformer."),
     "seit encoder": lambda held: any(name.endswith("en_pos_embedding") for name in held),
     "llamagen": lambda held: any(name.startswith("encoder.conv_blocks.") for name in held),
     "vqgan-gumbel": lambda held: "quantize.proj.weight" in held,
@@ -71,13 +69,17 @@ def read_checkpoint(file: Path) -> Checkpoint:
     Raises:
         WeightsError: no such file, no checkpoint, a damaged one, or one that may run code.
     """
-    _require_file(file)
     if _is_safetensors(file):
-        tensors = _own_names(read_tensors(file)[0], file)
+        tensors = own_names(read_tensors(file)[0], file)
     else:
         opened = open_torch_file(file)
-        records = _own_names(_model_in(opened.content, file), file)
+        records = own_names(model_in(opened.content, file), file)
         tensors = {name: _read(opened, record, name) for name, record in records.items()}
+    if sum(tensor.numel() for tensor in tensors.values()) > file.stat().st_size:
+        raise WeightsError(
+            f"'{file}' holds fewer numbers than its tensors claim, by sharing them. It is no "
+            "checkpoint of a tokenizer."
+        )
     return Checkpoint(
         file, sha256_of(file), {name: _float32(value) for name, value in tensors.items()}
     )
@@ -89,7 +91,6 @@ def read_tensor(file: Path) -> torch.Tensor:
     Raises:
         WeightsError: as `read_checkpoint`, or the file holds something else.
     """
-    _require_file(file)
     opened = None if _is_safetensors(file) else open_torch_file(file)
     if opened is None or not isinstance(opened.content, TensorRecord):
         raise WeightsError(
@@ -143,11 +144,11 @@ def fill_module(module: nn.Module, tensors: Tensors, file: Path) -> None:
     missing = [name for name in expected if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     if missing or unknown:
-        lacks = f" lacks {_some(missing)}" if missing else ""
-        more = f" has unknown {_some(unknown)}" if unknown else ""
+        what = f"lacks {_first(missing)}" if missing else f"has an unknown {_first(unknown)}"
+        also = f": {_first(unknown)}" if missing and unknown else ""
         raise WeightsError(
-            f"'{file}'{lacks}{' and' if lacks and more else ''}{more}: it was made for another "
-            "version of this network, or is incomplete."
+            f"'{file}' {what} ({len(missing)} tensors missing, {len(unknown)} unknown{also}): it "
+            "was made for another version of this network, or is incomplete."
         )
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
@@ -183,7 +184,7 @@ def read_tensors(file: Path) -> tuple[Tensors, Metadata]:
     Raises:
         WeightsError: no such file, or no whole safetensors.
     """
-    _require_file(file)
+    read_head(file)
     try:
         with safe_open(file, framework="pt") as content:
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
@@ -194,82 +195,10 @@ def read_tensors(file: Path) -> tuple[Tensors, Metadata]:
         ) from error
 
 
-def _require_file(file: Path) -> None:
-    if file.is_dir():
-        raise WeightsError(f"'{file}' is a folder. Pass the file of the weights in it.")
-    if not file.exists():
-        raise WeightsError(
-            f"there is no file '{file}'. Check the path, or leave it out to use the weights that "
-            "come with the tokenizer."
-        )
-
-
 def _is_safetensors(file: Path) -> bool:
     """By its first bytes, <u8 length of the header> "{", or by its name."""
-    with file.open("rb") as stream:
-        head = stream.read(9)
-    return file.suffix == ".safetensors" or (head[8:] == b"{" and head[5:8] == b"\0\0\0")
-
-
-def _model_in(content: Any, file: Path) -> dict[str, Any]:
-    """The innermost mapping of names to tensors, in a file's content."""
-    if isinstance(content, TensorRecord):
-        raise WeightsError(
-            f"'{file}' holds one bare tensor {list(content.shape)}, no model: it may be a "
-            "codebook. Pass the file with the model's weights."
-        )
-    if isinstance(content, Stub) and _is_module(content):
-        return _tensors_of_module(content, file)
-    entries = content.entries if isinstance(content, Stub) else content
-    if isinstance(entries, dict):
-        for nest in NESTS:
-            if isinstance(entries.get(nest), (dict, Stub)):
-                return _model_in(entries[nest], file)
-        if any(isinstance(value, TensorRecord) for value in entries.values()):
-            return entries
-    held = f"entries {_some([str(k) for k in entries])}" if isinstance(entries, dict) else "data"
-    raise WeightsError(
-        f"'{file}' holds no model, only {held or 'nothing'}. A checkpoint has its tensors at the "
-        f"top or under {', '.join(NESTS)}."
-    )
-
-
-def _is_module(stub: Stub) -> bool:
-    return isinstance(stub.state, dict) and isinstance(stub.state.get("_modules"), dict)
-
-
-def _tensors_of_module(top: Stub, file: Path) -> dict[str, Any]:
-    """What `state_dict` of a pickled torch module would hold, by the same names."""
-    tensors: dict[str, Any] = {}
-    waiting, seen = [("", top)], 0
-    while waiting:
-        prefix, stub = waiting.pop()
-        seen += 1
-        if seen > MOST_TENSORS:
-            raise WeightsError(f"'{file}' holds a module of endless parts. It is no checkpoint.")
-        passing = stub.state.get("_non_persistent_buffers_set") or ()
-        for kind in ("_parameters", "_buffers"):
-            for name, value in (stub.state.get(kind) or {}).items():
-                if value is not None and name not in passing:
-                    tensors[f"{prefix}{name}"] = value
-        parts = stub.state["_modules"].items()
-        inside = [(f"{prefix}{k}.", part) for k, part in parts if part is not None]
-        waiting += [(name, part) for name, part in inside[::-1] if _is_module(part)]
-    return tensors
-
-
-def _own_names(held: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Names without wrappers' prefixes, less what belongs to the training."""
-    # torch.compile wraps any part of a model, DistributedDataParallel the whole.
-    named = {str(name).replace("_orig_mod.", ""): value for name, value in held.items()}
-    for wrapper in WRAPPERS:
-        inside = {n.removeprefix(wrapper): v for n, v in named.items() if n.startswith(wrapper)}
-        if len(inside) == len(named) or (inside and wrapper == "first_stage_model."):
-            named = inside
-    own = {name: value for name, value in named.items() if not name.startswith(DROPPED)}
-    if not own:
-        raise WeightsError(f"'{file}' holds no tensors of a model. Pass a whole checkpoint.")
-    return own
+    head = read_head(file)
+    return file.suffix == ".safetensors" or (head[8:9] == b"{" and head[5:8] == b"\0\0\0")
 
 
 def _read(opened: TorchFile, record: Any, name: str) -> torch.Tensor:
@@ -286,7 +215,6 @@ def _float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _some(names: list[str]) -> str:
-    """["a", "b", "c", "d", "e"] -> "5 tensors: 'a', 'b', 'c', ..."."""
-    first = ", ".join(f"'{name[:80]}'" for name in names[:3])
-    return f"{len(names)} ({first}{', ...' if len(names) > 3 else ''})"
+def _first(names: list[str]) -> str:
+    """["a", "b", "c", "d"] -> "'a', 'b', 'c'"."""
+    return ", ".join(f"'{name[:80]}'" for name in names[:3])

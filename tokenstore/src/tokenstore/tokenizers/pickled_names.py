@@ -41,6 +41,8 @@ INERT_CALLS = {
     *("torch.device", "torch.serialization._get_layout", "numpy.dtype", "numpy.ndarray"),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor"),
+    "numpy.random._pickle.__bit_generator_ctor",
 }
 INERT_CALLS_BEGIN = "torch._utils._rebuild_"  # sparse, quantised and other tensors
 
@@ -68,10 +70,11 @@ def checked_global(module: str, name: str, file: Path) -> Global:
         return Global(module, name)
     parts = name.split(".")
     odd = not all(part.isidentifier() for part in [*module.split("."), *parts])
-    hidden = any(part.startswith("__") for part in parts)
+    hidden = any(part.startswith("__") and part.endswith("__") for part in parts)
     roots = {module.partition(".")[0], *(parts[:1] if len(parts) > 1 else ())}
     if odd or hidden or roots & STANDARD_MODULES:
-        raise _refused(file, f"refers to {module}.{name}")
+        known_as = f" (os.{name})" if module in ("posix", "nt") else ""
+        raise _refused(file, f"refers to {module[:80]}.{name[:80]}{known_as}")
     return Global(module, name)
 
 

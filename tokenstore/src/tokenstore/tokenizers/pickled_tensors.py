@@ -40,17 +40,20 @@ class TensorRecord:
 def storage_record(
     kind: Global, key: Any, _location: Any, count: int, view: tuple[Any, int, int] | None = None
 ) -> StorageRecord:
+    """What torch's persistent id ("storage", kind, key, location, count[, view]) stands for."""
     dtype = STORAGES.get(kind.name.rpartition(".")[2])
     if dtype is None or kind.module.partition(".")[0] != "torch":
         raise ValueError(f"numbers of an unknown kind, {kind}")
+    if not isinstance(key, (str, int)):
+        raise TypeError("a storage without a key")
     if view is None:
         return StorageRecord(dtype, str(key), _length(count))
     return StorageRecord(dtype, str(key), _length(view[2]), _length(view[1]))
 
 
 def _length(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"a length, offset or stride of {str(value)[:40]}")
+    if not isinstance(value, int) or not 0 <= value < 2**63:
+        raise TypeError(f"a {type(value).__name__} for a length, offset or stride")
     return value
 
 
@@ -61,6 +64,7 @@ def _lengths(values: Any) -> tuple[int, ...]:
 def tensor_record(
     storage: StorageRecord, offset: int, shape: Any, strides: Any, *__: Any
 ) -> TensorRecord:
+    """torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, _, _)."""
     where = (_length(offset), _lengths(shape), _lengths(strides))
     return TensorRecord(storage, storage.dtype, *where)
 

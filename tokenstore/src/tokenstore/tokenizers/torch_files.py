@@ -34,6 +34,10 @@ DTYPES = {
 }
 
 
+# RuntimeError is torch's, for a shape that it cannot make, and zipfile's, for a password.
+UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
 class TorchFile(ABC):
     """An open torch file: its pickle's content, and the numbers of its tensors."""
 
@@ -42,6 +46,7 @@ class TorchFile(ABC):
     def __init__(self, file: Path) -> None:
         self.file = file
         self._storages: dict[str, torch.Tensor] = {}
+        self._unread = file.stat().st_size  # in bytes; fewer than the storages ask for: a trick
 
     @abstractmethod
     def _read_bytes(self, storage: StorageRecord) -> bytearray:
@@ -55,7 +60,7 @@ class TorchFile(ABC):
         """
         try:
             return self._view(record)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise WeightsError(
                 f"'{self.file}' is damaged: tensor '{name}' cannot be read ({error}). "
                 "Fetch the file anew."
@@ -86,8 +91,9 @@ class TorchFile(ABC):
         """All bytes of a storage, uint8, read once."""
         if storage.key not in self._storages:
             content = self._read_bytes(storage)
-            if not content:
-                raise ValueError("an empty storage")
+            self._unread -= len(content)
+            if not content or self._unread < 0:
+                raise ValueError("its storage is empty, or shares its bytes with others")
             self._storages[storage.key] = torch.frombuffer(content, dtype=torch.uint8)
         return self._storages[storage.key]
 
@@ -100,8 +106,10 @@ class ZipFile(TorchFile):
         try:
             self._zip = zipfile.ZipFile(file)
             self._folder = self._find_folder()
-            self.content = unpickle(BytesIO(self._zip.read(f"{self._folder}data.pkl")), file, {})
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+            if f"{self._folder}byteorder" in self._zip.NameToInfo:
+                _require_little_endian(self._record("byteorder") == b"little", file)
+            self.content = unpickle(BytesIO(self._record("data.pkl")), file, {})
+        except UNREADABLE as error:
             raise WeightsError(f"'{file}' is a damaged zip ({error}). Fetch it anew.") from error
 
     def _find_folder(self) -> str:
@@ -118,17 +126,17 @@ class ZipFile(TorchFile):
                 f"'{self.file}' is a TorchScript program, which cannot be read without running "
                 "it. Pass a checkpoint with the tensors (a state dict)."
             )
-        if f"{folder}byteorder" in names and self._zip.read(f"{folder}byteorder") != b"little":
-            raise _big_endian(self.file)
         return folder
 
     def _read_bytes(self, storage: StorageRecord) -> bytearray:
-        name = f"{self._folder}data/{storage.key}"
-        if name not in self._zip.NameToInfo:
+        return self._record(f"data/{storage.key}")
+
+    def _record(self, name: str) -> bytearray:
+        entry = self._zip.NameToInfo.get(f"{self._folder}{name}")
+        if entry is None:
             raise ValueError(f"the zip has no '{name}'")
-        entry = self._zip.getinfo(name)
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise ValueError("the zip was packed anew with compression; torch never does")
+            raise ValueError("it was packed anew with compression, which torch never uses")
         with self._zip.open(entry) as stream:  # checks the CRC when read to its end
             return bytearray(stream.read())
 
@@ -156,8 +164,8 @@ class LegacyFile(TorchFile):
                     "torch.save made, or safetensors."
                 )
         machine = unpickle(stream, self.file, {})
-        if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-            raise _big_endian(self.file)
+        little = isinstance(machine, dict) and machine.get("little_endian") is True
+        _require_little_endian(little, self.file)
 
     def _find_places(
         self, stream: IO[bytes], items: list[tuple[str, int]]
@@ -191,14 +199,31 @@ def open_torch_file(file: Path) -> TorchFile:
     Raises:
         WeightsError: it is no such file, is damaged, or names what no checkpoint should.
     """
-    with file.open("rb") as stream:
-        head = stream.read(512)
-    if head.startswith(b"PK"):
-        return ZipFile(file)
+    return ZipFile(file) if read_head(file).startswith(b"PK") else LegacyFile(file)
+
+
+def read_head(file: Path) -> bytes:
+    """The first 512 bytes of a file that may be a checkpoint.
+
+    Raises:
+        WeightsError: there is no such file, or it is one of those that people take for checkpoints.
+    """
+    if file.is_dir():
+        raise WeightsError(f"'{file}' is a folder. Pass the file of the weights in it.")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(512)
+    except FileNotFoundError:
+        raise WeightsError(
+            f"there is no file '{file}'. Check the path, or leave it out to use the weights that "
+            "come with the tokenizer."
+        ) from None
+    except OSError as error:
+        raise WeightsError(f"'{file}' cannot be read ({error.strerror}).") from error
     other = _what_else(head)
     if other:
         raise WeightsError(f"'{file}' is no checkpoint: {other}")
-    return LegacyFile(file)
+    return head
 
 
 def _what_else(head: bytes) -> str | None:
@@ -220,8 +245,9 @@ def _what_else(head: bytes) -> str | None:
     return None
 
 
-def _big_endian(file: Path) -> WeightsError:
-    return WeightsError(
-        f"'{file}' was written on a big-endian machine, which is not read here. "
-        "Save it anew on another machine."
-    )
+def _require_little_endian(is_so: bool, file: Path) -> None:
+    if not is_so:
+        raise WeightsError(
+            f"'{file}' was written on a big-endian machine, which is not read here. "
+            "Save it anew on another machine."
+        )

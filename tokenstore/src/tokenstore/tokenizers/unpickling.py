@@ -22,7 +22,8 @@ from tokenstore.tokenizers.pickled_tensors import (
 )
 
 # What a damaged pickle can run into: wrong operands, a short stream, claims beyond the memory.
-DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, MemoryError)
+DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError)
+DAMAGE += (OverflowError, MemoryError, RecursionError)
 
 
 @dataclass(eq=False)
