@@ -17,7 +17,8 @@ from tokenstore.fit import run
 from tokenstore.fit.config import FitConfig
 from tokenstore.fit.photos import decode_photos, list_photos, random_crops
 from tokenstore.fit.quantiser import Quantiser
-from tokenstore.fit.train import Trainer, learning_rate, psnr
+from tokenstore.fit.train import Trainer, learning_rate
+from tokenstore.single_images import psnr
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.pocket import PocketConfig
 from tokenstore.tokenizers.search import nearest_codes

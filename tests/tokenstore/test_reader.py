@@ -3,6 +3,7 @@
 import pickle
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -231,7 +232,7 @@ def toy_by_name(monkeypatch):
     from tokenstore import registry
 
     class Watched(ToyTokenizer):
-        requests = []
+        requests: ClassVar[list] = []
 
         @classmethod
         def load(cls, request):

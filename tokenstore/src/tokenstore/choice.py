@@ -73,7 +73,11 @@ def tokenizer_options(command: Command) -> Command:
             type=SizeOption(),
             help="Pixels of a tokenized image; else the tokenizer's own.",
         ),
-        click.option("--device", help="torch device; cuda where there is one, else cpu."),
+        click.option(
+            "--device",
+            callback=lambda context, option, value: value or best_device(),
+            help="torch device; cuda where there is one, else cpu.",
+        ),
     ]
     return _decorated(command, options)
 

@@ -1,14 +1,17 @@
 """Contact sheets: many small pictures with captions on one picture.
 
-`show`, `fit` and the demo put images beside each other with it. It draws and does nothing else:
-no files, no stores.
+`show`, `roundtrip`, `fit` and the demo put images beside each other with it. It draws, and saves
+what it drew; it knows no stores and no tokenizers.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tokenstore.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
@@ -65,6 +68,18 @@ def grid_of(pictures: Sequence[Picture], captions: Sequence[str]) -> "Image.Imag
         [pictures[start : start + columns] for start in starts],
         [captions[start : start + columns] for start in starts],
     )
+
+
+def save_picture(picture: "Image.Image", file: Path) -> None:
+    """Write a picture in the format that the file's name says.
+
+    Raises:
+        UsageError: no format of that name.
+    """
+    try:
+        picture.save(file)
+    except ValueError as error:
+        raise UsageError(f"cannot write '{file}': {error}. Name it .png or .jpg.") from error
 
 
 def _cell(pictures: Sequence[Picture]) -> tuple[int, int]:

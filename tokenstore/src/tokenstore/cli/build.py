@@ -10,13 +10,13 @@ import click
 from tokenstore.build.local import available_cores
 from tokenstore.build.plan import BuildOptions
 from tokenstore.build.run import BuildReport, Running, build_store
-from tokenstore.choice import best_device, tokenizer_options
+from tokenstore.choice import tokenizer_options
 from tokenstore.sizes import StoreSizes, measure
 from tokenstore.storage import open_storage
 
 COPIED = (
-    "tokenizer weights config preprocess image_size vocabulary source classes codec batch_size "
-    "precision part_size limit seed order"
+    "tokenizer weights config preprocess image_size device vocabulary source classes codec "
+    "batch_size precision part_size limit seed order"
 )
 INTEGER = click.IntRange(min=1)
 
@@ -109,7 +109,6 @@ def command(images: str, output: str | None, as_json: bool, **options: Any) -> N
 def _options(given: dict[str, Any]) -> BuildOptions:
     return BuildOptions(
         **{name: given[name] for name in COPIED.split()},
-        device=given["device"] or best_device(),
         keys=not given["no_keys"],
     )
 

@@ -7,8 +7,7 @@ import click
 
 import tokenstore
 from tokenstore.choice import weights_options
-from tokenstore.contact_sheet import grid_of
-from tokenstore.errors import UsageError
+from tokenstore.contact_sheet import grid_of, save_picture
 
 if TYPE_CHECKING:
     from tokenstore.reader import Batch, Split
@@ -47,10 +46,7 @@ def command(
     target = output or Path(f"{Path(store).resolve().stem}-{name}-{samples[0]}.png")
     one = len(samples) == 1
     picture = Image.fromarray(pictures[0]) if one else grid_of(list(pictures), captions)
-    try:
-        picture.save(target)
-    except ValueError as error:
-        raise UsageError(f"cannot write '{target}': {error}. Name it .png or .jpg.") from error
+    save_picture(picture, target)
     for caption in captions:
         click.echo(caption.replace("\n", "  "))
     click.echo(f"written to {target}", err=True)

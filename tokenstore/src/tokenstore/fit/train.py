@@ -18,6 +18,7 @@ import torch
 from tokenstore.errors import TrainingError
 from tokenstore.fit.config import FitConfig
 from tokenstore.fit.quantiser import STEPS_BETWEEN_RESTARTS, Quantiser
+from tokenstore.single_images import psnr
 from tokenstore.tokenizers.network import arithmetic, as_pictures
 from tokenstore.tokenizers.pocket import PocketNetwork, as_network_input, embed, nearest_ids
 
@@ -156,9 +157,3 @@ def learning_rate(step: int, config: FitConfig) -> float:
     """Linear warm-up, then half a cosine that ends at zero."""
     rising = min(1.0, (step + 1) / config.warm_up)
     return config.learning_rate * rising * (1 + math.cos(math.pi * step / config.steps)) / 2
-
-
-def psnr(picture: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; 100 for equal ones."""
-    error = np.mean((picture.astype(np.float64) - other) ** 2)
-    return 100.0 if error == 0 else float(10 * np.log10(255**2 / error))
