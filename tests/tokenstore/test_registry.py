@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokenstore import registry
-from tokenstore.errors import UnknownName
+from tokenstore.errors import BrokenPlugin, UnknownName
 
 PLUGINS = {
     "base": "class Base: pass",
@@ -75,3 +75,13 @@ def test_an_entry_point_of_another_package_is_a_plugin(
 def test_an_unknown_name_survives_a_process_boundary() -> None:
     error = pickle.loads(pickle.dumps(UnknownName("codec", "zsdt", ["zstd", "gzip"])))
     assert str(error) == "unknown codec 'zsdt'. Did you mean zstd? Known: gzip, zstd."
+
+
+def test_an_entry_point_that_cannot_be_imported_is_told_from_an_unknown_name(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = importlib.metadata.EntryPoint("foreign", "toy_plugins.plain:Missing", package)
+    found = importlib.metadata.EntryPoints([entry])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found.select(group=group))
+    with pytest.raises(BrokenPlugin, match="'foreign' of 'toy_plugins.plain:Missing'.*Missing"):
+        registry.find(package, "foreign")

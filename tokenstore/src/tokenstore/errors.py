@@ -4,6 +4,7 @@
     ├── UsageError                  the request itself is wrong: contradicting options, a bad value
     │   ├── UnknownName             no plugin of that name; lists the known ones
     │   └── OutOfRange              a sample number that a split does not have; an IndexError too
+    ├── BrokenPlugin                a plugin of another package that cannot be imported
     ├── SourceError                 the input corpus cannot be used (no images, unreadable folder)
     │   └── ImageRejected           one image cannot be used; a build counts it and goes on
     ├── TokenizerError              an image size, an id or a device that a tokenizer cannot take
@@ -67,6 +68,10 @@ class UnknownName(UsageError, KeyError):
 
 class OutOfRange(UsageError, IndexError):
     """A sample number outside its split; an IndexError, so that a split is a Python sequence."""
+
+
+class BrokenPlugin(TokenstoreError):
+    """A plugin that another package promises cannot be imported."""
 
 
 class SourceError(TokenstoreError):

@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
-from tokenstore.errors import UnknownName
+from tokenstore.errors import BrokenPlugin, UnknownName
 
 
 def find(package: str, name: str) -> Any:
@@ -25,6 +25,7 @@ def find(package: str, name: str) -> Any:
 
     Raises:
         UnknownName: no file and no entry point serves this name.
+        BrokenPlugin: another package promises it and cannot be imported.
     """
     files = set(_file_names(package))
     words = name.split("-")
@@ -38,7 +39,7 @@ def find(package: str, name: str) -> Any:
     # Last, since it reads the metadata of every installed package: milliseconds.
     for entry in importlib.metadata.entry_points(group=package):
         if entry.name == name:
-            return entry.load()
+            return _loaded(entry)
     raise UnknownName(_noun(package), name, names(package))
 
 
@@ -67,6 +68,18 @@ def _file_names(package: str) -> Iterator[str]:
 def _plugin(package: str, stem: str) -> Any | None:
     module = importlib.import_module(f"{package}.{stem.replace('-', '_')}")
     return getattr(module, "PLUGIN", None)
+
+
+def _loaded(entry: importlib.metadata.EntryPoint) -> Any:
+    try:
+        return entry.load()
+    # Another package's import may fail in any way; this project is not the one to be repaired.
+    except Exception as error:
+        owner = f"package '{entry.dist.name}'" if entry.dist else f"'{entry.value}'"
+        raise BrokenPlugin(
+            f"'{entry.name}' of {owner} cannot be imported: {type(error).__name__}: {error}. "
+            "Repair, update or uninstall that package."
+        ) from error
 
 
 def _noun(package: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokenstore import registry
+from tokenstore.errors import BrokenPlugin
 
 if TYPE_CHECKING:
     from tokenstore.tokenizers.base import TokenizerCard
@@ -17,21 +18,38 @@ PACKAGE = "tokenstore.tokenizers"
 @click.command("tokenizers", epilog="Example: tokenstore tokenizers pocket")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(name: str | None, as_json: bool) -> None:
-    """List the known tokenizers, or tell all about the one called NAME."""
-    names = registry.names(PACKAGE) if name is None else [name]
-    cards = [registry.find(PACKAGE, known).card(known) for known in names]
+@click.pass_context
+def command(context: click.Context, name: str | None, as_json: bool) -> None:
+    """List the known tokenizers, or tell all about the one called NAME.
+
+    Names of other packages that cannot be imported are named on stderr, with exit code 1.
+    """
+    if name is not None:
+        card = _card(name)
+        click.echo(json.dumps(_facts(card)) if as_json else "\n".join(_card_lines(card)))
+        return
+    cards, broken = [], []
+    for known in registry.names(PACKAGE):
+        try:
+            cards.append(_card(known))
+        except BrokenPlugin as error:
+            broken.append(str(error))
     if as_json:
-        facts = [_facts(card) for card in cards]
-        click.echo(json.dumps(facts if name is None else facts[0]))
-    elif name is None:
-        click.echo("\n".join([_LINE.format(*_HEADING), *(_line(card) for card in cards)]))
+        click.echo(json.dumps([_facts(card) for card in cards]))
     else:
-        click.echo("\n".join(f"{label:<10}  {text}" for label, text in _card_lines(cards[0])))
+        click.echo("\n".join([_LINE.format(*_HEADING), *map(_line, cards)]))
+    for sentence in broken:
+        click.echo(sentence, err=True)
+    context.exit(1 if broken else 0)
 
 
-_HEADING = ("name", "stride", "images", "grid", "codes", "weights are here")
-_LINE = "{:<20} {:>6} {:>10} {:>8} {:>7}  {}"
+_HEADING = ("name", "stride", "images", "grid", "codes", "weights", "resized by")
+_LINE = "{:<18} {:>6} {:>9} {:>7} {:>7}  {:<8}  {}"
+
+
+def _card(name: str) -> "TokenizerCard":
+    card: TokenizerCard = registry.find(PACKAGE, name).card(name)
+    return card
 
 
 def _facts(card: "TokenizerCard") -> dict[str, Any]:
@@ -48,19 +66,22 @@ def _times(sides: tuple[int, ...] | list[int]) -> str:
 
 
 def _line(card: "TokenizerCard") -> str:
-    here = "yes" if card.available else "no"
     sizes = (_times(card.default_size), _times(_grid(card)))
-    return _LINE.format(card.name, card.stride, *sizes, card.codebook[0], here)
+    here = "here" if card.available else "not here"
+    return _LINE.format(
+        card.name, card.stride, *sizes, card.codebook[0], here, card.preprocess
+    ).rstrip()
 
 
-def _card_lines(card: "TokenizerCard") -> list[tuple[str, str]]:
+def _card_lines(card: "TokenizerCard") -> list[str]:
     codes, dimension = card.codebook
-    return [
+    rows = [
         ("name", card.name),
         ("family", card.family),
-        ("images", f"{_times(card.default_size)} by default, other multiples of {card.stride}"),
-        ("grid", f"{_times(_grid(card))}, stride {card.stride}"),
+        ("images", f"{_times(card.default_size)} by default, resized by {card.preprocess}"),
+        ("grid", f"{_times(_grid(card))}, one code for {card.stride}x{card.stride} pixels"),
         ("codebook", f"{codes:,} codes of {dimension} numbers"),
         ("weights", f"{card.source} ({'here' if card.available else 'not here'})"),
         ("licence", card.licence),
     ]
+    return [f"{label:<10}  {text}" for label, text in rows]
