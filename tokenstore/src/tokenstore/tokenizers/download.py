@@ -26,7 +26,11 @@ from tokenstore.progress import WorkProgress
 CHUNK = 2**20
 MEGABYTE = 10**6
 TIMEOUT_SECONDS = 60.0
-FAILURES = (OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, RuntimeError)
+# ValueError: an address that is none. RuntimeError: a zip with a password.
+FAILURES = (
+    *(OSError, http.client.HTTPException, ValueError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def fetch(url: str, file: Path, member: str | None, by_hand: str) -> None:
@@ -56,6 +60,8 @@ def fetch(url: str, file: Path, member: str | None, by_hand: str) -> None:
             part.replace(file)
     except FAILURES as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(error, HTTPError):
+            reason = f"{error.code} {error.reason}"
         raise WeightsError(
             f"cannot fetch {url} ({reason}). Run the same again, which goes on where this broke "
             f"off; or {by_hand}."
@@ -72,6 +78,7 @@ def _download(url: str, part: Path, tag: Path) -> None:
         with urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer:
             _receive(answer, part, tag, begun)
     except HTTPError as error:
+        error.close()
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not begun:
             raise
         part.unlink()  # the server has nothing behind what is here

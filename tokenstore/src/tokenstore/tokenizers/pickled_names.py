@@ -41,10 +41,12 @@ INERT_CALLS = {
     *("torch.device", "torch.serialization._get_layout", "numpy.dtype", "numpy.ndarray"),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
-    *("numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor"),
-    "numpy.random._pickle.__bit_generator_ctor",
 }
-INERT_CALLS_BEGIN = "torch._utils._rebuild_"  # sparse, quantised and other tensors
+INERT_CALLS_BEGIN = (
+    "torch._utils._rebuild_",  # sparse, quantised and other tensors
+    "numpy.random._pickle.",  # states of random generators
+    "numpy.random.bit_generator.",
+)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from tokenstore.tokenizers.pickled_tensors import (
 )
 
 # What a damaged pickle can run into: wrong operands, a short stream, claims beyond the memory.
-DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError)
-DAMAGE += (OverflowError, MemoryError, RecursionError)
+DAMAGE = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
+    *(OverflowError, MemoryError, RecursionError),
+)
 
 
 @dataclass(eq=False)
@@ -236,7 +238,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     **{"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": list},
 }
 
-ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
+ACTIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "PROTO": lambda _, __: None,
     "FRAME": lambda _, __: None,
     "MARK": _Machine.mark,

@@ -5,6 +5,7 @@ all, and its hash beside it (FILE.sha256): from then on no network is needed, an
 changed is refused. Which files a tokenizer has is the business of its family.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from filelock import FileLock
+
 from tokenstore.errors import WeightsError
+from tokenstore.storage import LocalStorage
 from tokenstore.tokenizers.checkpoints import sha256_of
 from tokenstore.tokenizers.download import fetch
 
@@ -111,7 +115,11 @@ def _check_hash(file: Path) -> None:
     """Record a file's hash when it is first met, and refuse it when it has another later."""
     record, now = file.with_name(f"{file.name}.sha256"), sha256_of(file)
     if not record.exists():
-        record.write_text(f"{now}  {file.name}\n", encoding="utf-8")  # as sha256sum writes it
+        line = f"{now}  {file.name}\n"  # as sha256sum writes it
+        # Suppressed, since a cache that all may read need not be one that all may write.
+        with contextlib.suppress(OSError), FileLock(file.with_name(f"{file.name}.lock")):
+            if not record.exists():
+                LocalStorage(str(file.parent)).create(record.name, line.encode())
         return
     words = record.read_text(encoding="utf-8", errors="replace").split()
     if words[:1] != [now]:
