@@ -142,7 +142,11 @@ class Store(Mapping[str, "Split"]):
         return load_codec(self.storage, self.manifest.table_sets[tables], self.manifest.grid)
 
     def _load_tokenizer(
-        self, device: str = "cpu", weights: str | None = None, config: str | None = None
+        self,
+        device: str = "cpu",
+        weights: str | None = None,
+        config: str | None = None,
+        precision: str = "fp32",
     ) -> Any:
         """The tokenizer that made this store, by its registry name; needs tokenstore[build].
 
@@ -150,6 +154,7 @@ class Store(Mapping[str, "Split"]):
             device: torch device that decodes and encodes.
             weights: file or URL of its weights; None means the tokenizer's own place.
             config: file of its architecture, for weights that cannot tell it.
+            precision: arithmetic of its networks.
 
         Raises:
             UnknownName: no such tokenizer is installed.
@@ -163,7 +168,12 @@ class Store(Mapping[str, "Split"]):
         rule = rules.Preprocess.from_json(self.manifest.preprocess)
         try:
             tokenizer = tokenizers.load_tokenizer(
-                entry.name, weights, config=config, device=device, preprocess=rule
+                entry.name,
+                weights,
+                config=config,
+                device=device,
+                precision=precision,
+                preprocess=rule,
             )
         except ModuleNotFoundError as error:
             raise UsageError(
