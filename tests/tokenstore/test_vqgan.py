@@ -23,6 +23,7 @@ from tests.plain_vqgan import (
 from tokenstore.errors import WeightsError
 from tokenstore.preprocess import Preprocess
 from tokenstore.tokenizers import load_tokenizer
+from tokenstore.tokenizers.conv_blocks import ConvNetwork
 from tokenstore.tokenizers.conv_shape import read_shape, require_variant
 from tokenstore.tokenizers.evidence import Evidence
 from tokenstore.tokenizers.vqgan import NETWORKS, VARIANTS, Vqgan
@@ -178,6 +179,19 @@ def test_of_two_equal_rows_the_lower_id_wins(tmp_path: Path) -> None:
     codebook[24:] = codebook[:24].flip(0)
     ids = loaded(**written(tmp_path, model, tensors)).encode(pictures(4, 16, 16))
     assert int(ids.max()) < 24
+
+
+def test_few_images_are_computed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = loaded(**written(tmp_path, Model()))
+    images = pictures(5, 16, 32)
+    together = tokenizer.encode(images)
+    monkeypatch.setattr(ConvNetwork, "pixels_at_once", {"cpu": 2 * 16 * 32})
+    encode_images, counts = tokenizer.network.encode, []
+    monkeypatch.setattr(
+        tokenizer.network, "encode", lambda some: counts.append(len(some)) or encode_images(some)
+    )
+    assert torch.equal(tokenizer.encode(images), together)
+    assert counts == [2, 2, 1]
 
 
 def test_a_yaml_without_sizes_leaves_the_published_size(tmp_path: Path) -> None:

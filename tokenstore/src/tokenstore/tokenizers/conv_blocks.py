@@ -15,6 +15,7 @@ of the image: any multiple of the stride will do, square or not.
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from torch.nn import functional
 from tokenstore.tokenizers.network import Network
 
 GROUPS = 32
+# 2 and 32 images of 256x256. 128 channels at full resolution are 512 bytes a pixel and tensor: on
+# a GPU some 5 of them at once are 5 GB; on a CPU 16 images took a third longer each than 1 or 2.
+PIXELS_AT_ONCE = MappingProxyType({"cpu": 2**17, "cuda": 2**21})
 NORM_EPSILON = 1e-6  # not torch's 1e-5, with which up to a quarter of the tokens change
 
 
@@ -228,6 +232,7 @@ class ConvNetwork(Network):
     """Encoder, decoder and the 1x1 convolutions around the codes; a family adds the codes."""
 
     output_range = (-1.0, 1.0)
+    pixels_at_once = PIXELS_AT_ONCE
 
     def __init__(self, shape: ConvShape) -> None:
         super().__init__()

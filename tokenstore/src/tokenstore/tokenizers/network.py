@@ -9,7 +9,7 @@ business of a family's own file.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from tokenstore.tokenizers.base import Ids, Images, LoadRequest, Precision, Toke
 from tokenstore.tokenizers.search import CodeSearch
 from tokenstore.tokenizers.transfers import through_device
 
-PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # 16 and 256 images of 256x256: bounds activations
+PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**24}  # 16 and 256 images of 256x256
 
 UNIT = np.arange(256, dtype=np.float32) / np.float32(255)  # as torchvision's ToTensor
 
@@ -37,12 +37,14 @@ class Network(nn.Module, ABC):
         output_range: black and white of what `decode` gives.
         tile: (H, W) in pixels that the network is bound to; None where any multiple of `stride`
             will do. Larger images are cut into tiles.
+        pixels_at_once: by device, how many pixels are computed together: bounds activations.
     """
 
     stride: int
     levels: NDArray[np.float32] = UNIT
     output_range: tuple[float, float] = (0.0, 1.0)
     tile: tuple[int, int] | None = None
+    pixels_at_once: Mapping[str, int] = PIXELS_AT_ONCE
 
     @abstractmethod
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -180,7 +182,7 @@ class NetworkTokenizer(Tokenizer):
     def _parts(self, images: torch.Tensor) -> list[slice]:
         """Runs of images, uint8 [n, H, W, 3] or float [n, 3, H, W], to be computed together."""
         pixels = max(1, images[:1].numel() // 3)
-        step = max(1, PIXELS_AT_ONCE[self.device.type] // pixels)
+        step = max(1, self.network.pixels_at_once[self.device.type] // pixels)
         return [slice(start, start + step) for start in range(0, len(images), step)]
 
 
