@@ -126,5 +126,5 @@ def test_an_id_outside_the_codebook_is_refused(tokenizer: Tokenizer, wrong: int)
 
 
 def test_a_misspelt_name_lists_the_known_tokenizers() -> None:
-    with pytest.raises(UnknownName, match=rf"Did you mean {NAMES[0]}\?"):
+    with pytest.raises(UnknownName, match=rf"Did you mean {NAMES[0]}\b"):
         load_tokenizer(f"{NAMES[0]}s")

@@ -85,11 +85,7 @@ def pack(
             "Each is named above with its reason; give images that can be decoded."
         )
     staging, target = places
-    counts = _counts(plan, finished, staging)
-    if plan.vocabulary is None:
-        vocabulary = Vocabulary.from_counts(counts, codebook)
-    else:
-        vocabulary = plan.vocabulary.recounted(counts, codebook)
+    vocabulary = _vocabulary(plan, _counts(plan, finished, staging), codebook)
     codec = _fit_codec(plan, finished, vocabulary, staging)
     tables = write_tables(target, codec)
     packing = Packing(plan, staging, target, vocabulary, codec, tables)
@@ -119,6 +115,15 @@ def pack(
 def all_rejects(plan: Plan, finished: Sequence[Finished]) -> list[Rejected]:
     """What was refused while listing and then while tokenizing, in the plan's order."""
     return [*plan.listing.rejects, *(r for _, report in finished for r in report.rejects)]
+
+
+def _vocabulary(
+    plan: Plan, counts: dict[str, NDArray[np.int64]], codebook: NDArray[np.float32] | None
+) -> Vocabulary:
+    """The ids that occur, or those of the vocabulary that the plan takes over."""
+    if plan.vocabulary is None:
+        return Vocabulary.from_counts(counts, codebook)
+    return plan.vocabulary.recounted(counts, codebook)
 
 
 def _counts(

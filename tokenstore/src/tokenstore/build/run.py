@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tokenstore import registry
 from tokenstore.build.decode import decoding_pool
@@ -18,6 +18,10 @@ from tokenstore.preprocess import Preprocess
 from tokenstore.progress import WorkProgress
 from tokenstore.reader import Store, open_store
 from tokenstore.sources import open_source
+from tokenstore.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenstore.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,7 @@ def build_store(
     source = open_source(images, options.source, options.classes)
     listing = source.listing()
     tokenizer = options.load()
-    if known is not None:
-        tokenizer.check_made(f"store '{known.url}'", known.manifest.tokenizer.model_dump())
-        tokenizer.restrict(known.vocabulary.ids)
-    vocabulary = None if known is None else known.vocabulary
+    vocabulary = None if known is None else taken_over(known, tokenizer)
     plan = make_plan(source.kind, listing, tokenizer, options, vocabulary)
     output = claim_output(place, plan)
     if output.is_done:
@@ -107,3 +108,15 @@ def completed(options: BuildOptions, known: Store | None) -> BuildOptions:
         preprocess=options.preprocess or resized.rule,
         image_size=options.image_size or resized.size,
     )
+
+
+def taken_over(known: Store, tokenizer: "Tokenizer") -> Vocabulary:
+    """The vocabulary of a known store, to which the tokenizer is bound from now on.
+
+    Raises:
+        Mismatch: another tokenizer made that store.
+        TokenizerError: a tokenizer that cannot search some of its codes only.
+    """
+    tokenizer.check_made(f"store '{known.url}'", known.manifest.tokenizer.model_dump())
+    tokenizer.restrict(known.vocabulary.ids)
+    return known.vocabulary
