@@ -213,6 +213,13 @@ def test_a_program_that_makes_no_sense_is_an_error_without_a_traceback(
     refusal(container(tmp_path / "x.ckpt", program))
 
 
+def test_names_with_control_characters_do_not_reach_the_terminal(tmp_path):
+    name = b"\x80\x04\x8c\x05\x1b[31m\x8c\x01x\x93."
+    assert r"refers to \x1b[31m.x" in refusal(as_zip(tmp_path / "x.ckpt", name))
+    torch.save({"w": torch.ones(1), "\x1b[31m": 1}, tmp_path / "y.ckpt")
+    assert r"'\x1b[31m' is no plain tensor" in refusal(tmp_path / "y.ckpt")
+
+
 def test_keys_nested_a_hundred_thousand_deep_neither_crash_nor_pass(tmp_path):
     key = b")" + b"\x85" * 100_000
     refusal(as_zip(tmp_path / "x.ckpt", b"\x80\x02}" + key + b"K\x01s."))

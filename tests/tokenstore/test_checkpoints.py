@@ -99,6 +99,15 @@ def test_the_model_is_found_in_every_nesting(tmp_path, nesting, zipped):
     assert checkpoint.sha256 == sha256_of(file)
 
 
+def test_a_file_that_torch_wrote_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(TENSORS, tmp_path / "x.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(read_checkpoint(tmp_path / "x.pt").tensors)
+
+
 def test_safetensors_are_read_whatever_their_name(tmp_path):
     for name in ("x.safetensors", "x.ckpt"):
         save_file({**prefixed("module."), "module.loss.w": torch.ones(1)}, tmp_path / name)

@@ -40,7 +40,7 @@ def test_parameters_are_found_in_every_nesting(tmp_path, text, target):
         (b"model:\n", "'model' holds nothing"),
         (b"model: {target: a.B, params: 3}\n", "'params' holds a int"),
         (b"model: {target: a.B}\n", "no 'params' stand beside it"),
-        (b"model: {target: [1], params: {}}\n", r"'target' is \[1\]"),
+        (b"model: {target: [1], params: {}}\n", "'target' is a list"),
         (b"a: [1\n", "no plain yaml"),
         (b"a: b: c\n", "no plain yaml"),
         (b"\xff\xfe\xff", "cannot be read as yaml"),
@@ -49,6 +49,13 @@ def test_parameters_are_found_in_every_nesting(tmp_path, text, target):
         (b"params: !!python/name:os.system\n", "no plain yaml .*os.system"),
         (b"[" * 100_000, "yaml"),
         (b"a: 2001-99-99\n", "no plain yaml"),
+        (
+            b"a0: &a0 [1, 2]\n"
+            + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 60))
+            + b"target: *a59\n",
+            "more than 10,000 values",
+        ),
+        (b"&a [*a]\n", "more than 10,000 values"),
     ],
 )
 def test_what_is_no_such_yaml_is_refused_by_name(tmp_path, content, said):

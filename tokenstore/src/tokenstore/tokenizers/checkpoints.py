@@ -205,8 +205,8 @@ def _read(opened: TorchFile, record: Any, name: str) -> torch.Tensor:
     if not isinstance(record, TensorRecord):
         kind = str(record.origin) if isinstance(record, Stub) else type(record).__name__
         raise WeightsError(
-            f"'{opened.file}': '{name}' is no plain tensor but {kind}, which is not read here. "
-            "Save the model's state dict anew."
+            f"'{opened.file}': {name[:80]!a} is no plain tensor but {kind}, which is not read "
+            "here. Save the model's state dict anew."
         )
     return opened.tensor(record, name)
 
@@ -217,4 +217,4 @@ def _float32(tensor: torch.Tensor) -> torch.Tensor:
 
 def _first(names: list[str]) -> str:
     """["a", "b", "c", "d"] -> "'a', 'b', 'c'"."""
-    return ", ".join(f"'{name[:80]}'" for name in names[:3])
+    return ", ".join(f"{name[:80]!a}" for name in names[:3])

@@ -13,6 +13,8 @@ import yaml
 
 from tokenstore.errors import WeightsError
 
+MOST_VALUES = 10_000
+
 
 @dataclass(frozen=True)
 class ModelYaml:
@@ -35,12 +37,15 @@ def read_model_yaml(file: Path) -> ModelYaml:
     Raises:
         WeightsError: no such file, no yaml, or none of these forms.
     """
-    content = _mapping(_load(file), "the file", file)
+    content = _load(file)
+    _require_moderate(content, file)
+    content = _mapping(content, "the file", file)
     if "model" in content:
         content = _mapping(content["model"], "'model'", file)
     target = content.get("target")
     if target is not None and not isinstance(target, str):
-        raise WeightsError(f"'{file}': 'target' is {target!r}, expected the name of a class.")
+        kind = type(target).__name__
+        raise WeightsError(f"'{file}': 'target' is a {kind}, expected the name of a class.")
     if "params" in content:
         content = _mapping(content["params"], "'params'", file)
     elif target is not None:
@@ -61,6 +66,22 @@ def _load(file: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"'{file}' is no plain yaml ({reason}). Check --config.") from error
+
+
+def _require_moderate(content: Any, file: Path) -> None:
+    """Refuse aliases of aliases, a few lines that unfold to milliards of values."""
+    waiting, seen = [content], 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        inside = value.values() if isinstance(value, dict) else value
+        if isinstance(value, (dict, list)):
+            waiting.extend(inside)
+        if seen > MOST_VALUES:
+            raise WeightsError(
+                f"'{file}' has more than {MOST_VALUES:,} values, which no model's parameters have. "
+                "Pass the yaml that was published with the weights."
+            )
 
 
 def _mapping(value: Any, what: str, file: Path) -> dict[str, Any]:

@@ -112,5 +112,5 @@ def own_names(held: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 def _some(names: list[Any], what: str) -> str:
     """[1, 2, 3, 4], "tensors" -> "4 tensors ('1', '2', '3', ...)"."""
-    first = ", ".join(f"'{str(name)[:80]}'" for name in names[:3])
+    first = ", ".join(f"{str(name)[:80]!a}" for name in names[:3])
     return f"{len(names)} {what} ({first}{', ...' if len(names) > 3 else ''})"

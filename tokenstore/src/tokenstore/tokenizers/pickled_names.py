@@ -76,7 +76,8 @@ def checked_global(module: str, name: str, file: Path) -> Global:
     roots = {module.partition(".")[0], *(parts[:1] if len(parts) > 1 else ())}
     if odd or hidden or roots & STANDARD_MODULES:
         known_as = f" (os.{name})" if module in ("posix", "nt") else ""
-        raise _refused(file, f"refers to {module[:80]}.{name[:80]}{known_as}")
+        shown = ascii(f"{module[:80]}.{name[:80]}")[1:-1]
+        raise _refused(file, f"refers to {shown}{known_as}")
     return Global(module, name)
 
 

@@ -62,7 +62,7 @@ class TorchFile(ABC):
             return self._view(record)
         except UNREADABLE as error:
             raise WeightsError(
-                f"'{self.file}' is damaged: tensor '{name}' cannot be read ({error}). "
+                f"'{self.file}' is damaged: tensor {name[:80]!a} cannot be read ({error}). "
                 "Fetch the file anew."
             ) from error
 
@@ -137,6 +137,8 @@ class ZipFile(TorchFile):
             raise ValueError(f"the zip has no '{name}'")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise ValueError("it was packed anew with compression, which torch never uses")
+        if getattr(entry, "CRC", None) == 0:  # torch.serialization.set_crc32_options(False)
+            del entry.CRC  # zipfile then checks none
         with self._zip.open(entry) as stream:  # checks the CRC when read to its end
             return bytearray(stream.read())
 

@@ -189,7 +189,7 @@ def _dict_of(items: list[Any]) -> dict[Any, Any]:
 def _dict_from(_: _Machine, pairs: Any = (), *__: Any) -> dict[Any, Any]:
     """What dict(pairs) gives; Python 2 pickled an OrderedDict so."""
     if isinstance(pairs, dict):
-        return dict(pairs)
+        return pairs
     return _dict_of([value for key, item in pairs for value in (key, item)])
 
 
@@ -206,7 +206,7 @@ def _reconstructed(machine: _Machine, kind: Any, *arguments: Any) -> Any:
 
 
 def _list_from(_: _Machine, items: Any = ()) -> list[Any]:
-    return list(items)
+    return items if isinstance(items, list) else list(items)
 
 
 # Calls whose result is read: (machine, *arguments) -> a container or a record.
