@@ -34,6 +34,7 @@ from tokenstore.tokenizers.base import LoadRequest, TokenizerCard
 from tokenstore.tokenizers.checkpoints import fill_module, read_tensors, write_tensors
 from tokenstore.tokenizers.network import Network, NetworkTokenizer
 from tokenstore.tokenizers.search import NearestCode, nearest_codes
+from tokenstore.tokenizers.weights import locate_weights
 
 STRIDE = 8
 DEFAULT_SIZE = (256, 256)
@@ -184,7 +185,8 @@ class Pocket(NetworkTokenizer):
         """See `Tokenizer.load`."""
         if request.config is not None:
             raise TokenizerError(f"pocket takes no --config, its weights say all: {request.config}")
-        file = Path(request.weights) if request.weights else package_weights()
+        given = request.weights
+        file = package_weights() if given is None else locate_weights("pocket", given, None)
         network, _ = load_weights(file)
         preprocess = request.preprocess or Preprocess(DEFAULT_RULE, DEFAULT_SIZE)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
