@@ -225,6 +225,8 @@ def test_keys_nested_a_hundred_thousand_deep_neither_crash_nor_pass(tmp_path):
     refusal(as_zip(tmp_path / "x.ckpt", b"\x80\x02}" + key + b"K\x01s."))
     lists = b"]" * 100_000 + b"a" * 99_999
     refusal(as_zip(tmp_path / "y.ckpt", b"\x80\x02" + lists + b"."))
+    (tmp_path / "l.ckpt").write_bytes(LEGACY_HEAD + b"\x80\x02}.\x80\x02" + lists + b".")
+    assert "list of storages" in refusal(tmp_path / "l.ckpt")
     storage = b"X\x07\x00\x00\x00storage" + b"ctorch\nFloatStorage\n" + lists
     refusal(as_zip(tmp_path / "z.ckpt", b"\x80\x02(" + storage + b"K\x01K\x01tQ."))
 

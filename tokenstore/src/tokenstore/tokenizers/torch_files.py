@@ -116,9 +116,10 @@ class ZipFile(TorchFile):
         names = self._zip.namelist()
         pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
+            held = ", ".join(f"{name[:80]!a}" for name in names[:5]) or "nothing"
             raise WeightsError(
-                f"'{self.file}' is a zip, but no checkpoint; it holds {', '.join(names[:5])}. If "
-                "one of these is the checkpoint, unpack it and pass that file."
+                f"'{self.file}' is a zip, but no checkpoint; it holds {held}. If one of these is "
+                "the checkpoint, unpack it and pass that file."
             )
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in names:
@@ -153,7 +154,7 @@ class LegacyFile(TorchFile):
             self._check_head(stream)
             self.content = unpickle(stream, file, dtypes)
             keys = unpickle(stream, file, {})
-            if not isinstance(keys, list) or not all(str(key) in dtypes for key in keys):
+            if not isinstance(keys, list) or not all(_is_key(key, dtypes) for key in keys):
                 raise WeightsError(f"'{file}' is damaged: its list of storages. Fetch it anew.")
             items = [(str(key), DTYPES[dtypes[str(key)]].itemsize) for key in keys]
             self._places = self._find_places(stream, items)
@@ -193,6 +194,10 @@ class LegacyFile(TorchFile):
         with self.file.open("rb") as stream:
             stream.seek(start)
             return bytearray(stream.read(size))
+
+
+def _is_key(key: Any, dtypes: dict[str, str]) -> bool:
+    return isinstance(key, (str, int)) and str(key) in dtypes
 
 
 def open_torch_file(file: Path) -> TorchFile:
