@@ -455,7 +455,7 @@ def test_an_unreadable_folder_is_refused(corpus: Path, out: Path) -> None:
         (["--codec", "zsdt"], ["unknown codec 'zsdt'", "Known: gzip, zstd"]),
         (["--source", "floppy"], ["unknown source 'floppy'", "image-folder"]),
         (["--image-size", "big"], ["--image-size 'big'"]),
-        (["--preprocess", "stretch"], ["unknown preprocess rule", "center-crop"]),
+        (["--preprocess", "stretch"], ["not one of", "center-crop"]),
         (["--classes", "none.json"], ["none.json", "cannot be read"]),
         (["--batch-size", "0"], ["--batch-size"]),
         (["--order", "random"], ["--order"]),

@@ -94,7 +94,7 @@ def test_a_folder_is_no_image(tmp_path: Path) -> None:
     [
         (("--image-size", "12"), "multiples of 8, not 12x12"),
         (("--image-size", "a"), "'a' is neither N nor HxW"),
-        (("--preprocess", "crop"), "unknown preprocess rule 'crop'"),
+        (("--preprocess", "crop"), "'crop' is not one of 'center-crop'"),
         (("--tokenizer", "tiy"), "unknown tokenizer 'tiy'"),
     ],
 )

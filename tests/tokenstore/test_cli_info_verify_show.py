@@ -39,7 +39,7 @@ def test_info_tells_what_a_store_is_and_where_its_bytes_go(store: Store) -> None
     for text in (
         "64 images as 8x8 tokens",
         "tokenizer   toy, pictures 64x64 (center-crop)",
-        "16 codes in use of 64",
+        "16 codes of 64",
         "classes     4: class0, class1, class2, class3",
         "order-0 entropy",
         "records / entropy",

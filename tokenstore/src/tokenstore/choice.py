@@ -65,12 +65,13 @@ def tokenizer_options(command: Command) -> Command:
         weights_options,
         click.option(
             "--preprocess",
-            metavar="RULE",
-            help=f"How images are resized: {', '.join(RULES)}; else the tokenizer's own rule.",
+            type=click.Choice(list(RULES)),
+            help="How images are resized; else by the tokenizer's own rule.",
         ),
         click.option(
             "--image-size",
             type=SizeOption(),
+            metavar=SizeOption.name,
             help="Pixels of a tokenized image; else the tokenizer's own.",
         ),
         click.option(

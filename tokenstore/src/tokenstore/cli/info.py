@@ -86,7 +86,7 @@ def _heading(store: str, manifest: Manifest) -> list[str]:
     return [
         f"{store}: {images:,} images as {grid} tokens",
         f"tokenizer   {manifest.tokenizer.name}, pictures {size} ({preprocess.rule})",
-        f"vocabulary  {manifest.vocabulary.size:,} codes in use{codes}, "
+        f"vocabulary  {manifest.vocabulary.size:,} codes{codes}, "
         f"order-0 entropy {manifest.vocabulary.entropy:.3f} bits a token",
         f"codec       {', '.join(tables.codec for tables in manifest.table_sets)}",
         f"classes     {named if manifest.classes is not None else 'none'}",
