@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,6 +205,7 @@ def test_copyreg_cannot_bring_in_a_function(tmp_path):
         b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.",  # BYTEARRAY8 of 2**63 bytes
         b"\x80\x02\x8b\xff\xff\xff\x7f.",  # LONG4 of 2 GiB
         b"I" + b"9" * 10_000 + b"\n.",
+        b"ca\\(\nb\n.",  # a wrong escape
     ],
 )
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -379,3 +381,35 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, zipped):
     for length in range(0, len(everything) - 1, 7):
         cut.write_bytes(everything[:length])
         refusal(cut)
+
+
+def damaged(content, rng):
+    """One to three bytes of it changed, lost or added."""
+    result = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        at, kind = rng.integers(len(result)), rng.integers(3)
+        new = bytes(rng.choice(list(b"().0Rbqtu}]sac\x81\x85\x86\x8a\x94"), 1).astype("u1"))
+        result[at : at + (kind != 2)] = b"" if kind == 1 else new
+    return bytes(result)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_random_damage_is_refused_or_harmless_but_never_a_traceback(tmp_path, zipped):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "whole.ckpt")
+    with zipfile.ZipFile(tmp_path / "whole.ckpt") as archive:
+        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    program = records.pop("data.pkl")
+    legacy = tmp_path / "legacy.ckpt"
+    torch.save(module.state_dict(), legacy, _use_new_zipfile_serialization=False)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        if zipped:
+            file = as_zip(tmp_path / "x.ckpt", damaged(program, rng), **records)
+        else:
+            file = as_bare_pickle(tmp_path / "x.ckpt", damaged(legacy.read_bytes(), rng))
+        try:
+            read_checkpoint(file)
+        except WeightsError:
+            refused += 1
+    assert 100 < refused < 300

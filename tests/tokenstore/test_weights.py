@@ -293,9 +293,8 @@ def test_threads_and_processes_that_want_the_same_file_fetch_it_once(place, publ
     assert {file.read_bytes() for file in files} == {CONTENT}
     (cache / "model.ckpt").unlink()
     spawn = multiprocessing.get_context("spawn")
-    workers = [
-        spawn.Process(target=locate_weights, args=("vqgan", None, published)) for _ in range(2)
-    ]
+    arguments = (place.url, cache / "model.ckpt", None, "")
+    workers = [spawn.Process(target=download.fetch, args=arguments) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:

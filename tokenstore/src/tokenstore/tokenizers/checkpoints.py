@@ -33,13 +33,21 @@ def _has(held: Tensors, *beginnings: str) -> bool:
     return all(any(name.startswith(one) for name in held) for one in beginnings)
 
 
+def _has_variances(held: Tensors) -> bool:
+    """Whether an encoder gives two numbers, mean and variance, for each that its decoder takes."""
+    given, taken = held.get("encoder.conv_out.bias"), held.get("decoder.conv_in.weight")
+    if given is None or taken is None or taken.ndim != 4:
+        return False
+    return given.numel() == 2 * taken.shape[1]
+
+
 FAMILIES: dict[str, Callable[[Tensors], bool]] = {
     "vit-vqgan": lambda held: _has(held, "encoder.to_patch_embedding.", "decoder.transformer."),
     "seit encoder": lambda held: any(name.endswith("en_pos_embedding") for name in held),
-    "llamagen": lambda held: any(name.startswith("encoder.conv_blocks.") for name in held),
-    "vqgan-gumbel": lambda held: "quantize.proj.weight" in held,
-    "vqgan": lambda held: {"quantize.embedding.weight", "encoder.conv_in.weight"} <= held.keys(),
-    "KL autoencoder": lambda held: {"quant_conv.weight", "encoder.conv_in.weight"} <= held.keys(),
+    "llamagen": lambda held: _has(held, "encoder.conv_blocks."),
+    "vqgan-gumbel": lambda held: _has(held, "encoder.down.", "quantize.proj."),
+    "KL autoencoder": lambda held: _has(held, "encoder.down.") and _has_variances(held),
+    "vqgan": lambda held: _has(held, "encoder.down.", "decoder.up."),
     "pocket": lambda held: {"codebook", "encoder.1.weight"} <= held.keys(),
 }
 

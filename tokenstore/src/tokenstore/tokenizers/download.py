@@ -10,6 +10,7 @@ file holds is not looked at, but for a web page in its place.
 
 import http.client
 import shutil
+import struct
 import zipfile
 import zlib
 from email.message import Message
@@ -29,7 +30,7 @@ TIMEOUT_SECONDS = 60.0
 # ValueError: an address that is none. RuntimeError: a zip with a password.
 FAILURES = (
     *(OSError, http.client.HTTPException, ValueError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError),
 )
 
 

@@ -35,7 +35,10 @@ DTYPES = {
 
 
 # RuntimeError is torch's, for a shape that it cannot make, and zipfile's, for a password.
-UNREADABLE = (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    *(OSError, ValueError, TypeError, RuntimeError, EOFError, LookupError, OverflowError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 class TorchFile(ABC):
@@ -62,8 +65,8 @@ class TorchFile(ABC):
             return self._view(record)
         except UNREADABLE as error:
             raise WeightsError(
-                f"'{self.file}' is damaged: tensor {name[:80]!a} cannot be read ({error}). "
-                "Fetch the file anew."
+                f"'{self.file}' is damaged: tensor {name[:80]!a} cannot be read "
+                f"({str(error) or 'it ends early'}). Fetch the file anew."
             ) from error
 
     def _view(self, record: TensorRecord) -> torch.Tensor:
@@ -110,7 +113,8 @@ class ZipFile(TorchFile):
                 _require_little_endian(self._record("byteorder") == b"little", file)
             self.content = unpickle(BytesIO(self._record("data.pkl")), file, {})
         except UNREADABLE as error:
-            raise WeightsError(f"'{file}' is a damaged zip ({error}). Fetch it anew.") from error
+            reason = str(error) or "it ends early"
+            raise WeightsError(f"'{file}' is a damaged zip ({reason}). Fetch it anew.") from error
 
     def _find_folder(self) -> str:
         names = self._zip.namelist()

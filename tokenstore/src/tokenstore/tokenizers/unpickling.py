@@ -25,6 +25,7 @@ from tokenstore.tokenizers.pickled_tensors import (
 DAMAGE = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
     *(OverflowError, MemoryError, RecursionError),
+    DeprecationWarning,  # of a wrong escape, for those who make warnings errors
 )
 
 
