@@ -53,9 +53,9 @@ def resize_window(
 
     def crossed(y: Places) -> NDArray[np.int32]:
         """Rows y of the image, resized across, with 11 fractional bits."""
-        some = image[np.clip(y, 0, height - 1)].astype(np.int32)
+        some = image.take(np.clip(y, 0, height - 1), axis=0)
         w0, w1 = across[..., None]
-        return np.asarray(some[:, left] * w0 + some[:, right] * w1, np.int32)
+        return np.asarray(some.take(left, axis=1) * w0 + some.take(right, axis=1) * w1, np.int32)
 
     upper, down = _places(rows, height, resized[0])
     w0, w1 = down[..., None, None]
