@@ -257,8 +257,7 @@ def test_each_missing_tensor_is_named(tmp_path: Path) -> None:
     model = Model(ch_mult=(1, 2), attention=(1,))
     tensors = random_tensors(model)
     names = [name for name, _ in shapes(model)]
-    told_by_family = {"quantize.embedding.weight", "encoder.conv_in.weight"}
-    for name in sorted(set(names) - told_by_family)[::5]:
+    for name in [*names[::5], "quantize.embedding.weight"]:
         less = {key: value for key, value in tensors.items() if key != name}
         with pytest.raises(WeightsError, match=f"lacks .*'{name}'"):
             loaded(**written(tmp_path, model, less))
@@ -273,6 +272,11 @@ def test_each_missing_tensor_is_named(tmp_path: Path) -> None:
         ("encoder.down.0.block.0.conv1.weight", torch.zeros(40, 32, 3, 3), "multiple of 32"),
         ("encoder.conv_in.weight", torch.zeros(32, 4, 3, 3), "expected"),
         ("quantize.embedding.weight", torch.zeros(0, 16), "none of them empty"),
+        (
+            "quantize.embedding.weight",
+            torch.zeros(48, 5),
+            r"embedding.weight' is \[48, 5\], expected",
+        ),
         ("quant_conv.weight", torch.zeros(16, 16), "expected 4 dimensions"),
         ("quant_conv.bias", torch.full((16,), torch.nan), "not finite"),
     ],
@@ -290,3 +294,15 @@ def test_weights_of_another_family_are_refused_with_its_name(tmp_path: Path, kin
     arguments = written(tmp_path, Model(kind, attention=(1,)))
     with pytest.raises(WeightsError, match=f"holds a {kind} model, not vqgan"):
         loaded(**arguments | {"name": "vqgan-f16-1024", "config": None})
+
+
+def test_an_autoencoder_without_codes_is_called_by_its_name(tmp_path: Path) -> None:
+    tensors = random_tensors(Model())
+    del tensors["quantize.embedding.weight"]
+    for half in ("weight", "bias"):  # mean and variance
+        tensors[f"encoder.conv_out.{half}"] = tensors[f"encoder.conv_out.{half}"].repeat_interleave(
+            2, 0
+        )
+    weights = save_checkpoint(tmp_path / "last.ckpt", tensors)
+    with pytest.raises(WeightsError, match="holds a KL autoencoder model, not vqgan"):
+        loaded(name="vqgan-f8-256", weights=weights)

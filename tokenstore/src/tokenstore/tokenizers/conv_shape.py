@@ -92,7 +92,7 @@ def read_shape(evidence: Evidence, codebook: str, published: Naming) -> ConvShap
             "or holds another kind of model."
         )
     tensors, levels = ConvTensors(evidence, published, count), range(count)
-    codes, dimension = evidence.size(codebook, 2)
+    dimension, z_channels = evidence.size("quant_conv.weight", 4)[:2]
     sides = ("encoder.down.{}", "decoder.up.{}")
     encoder, decoder = (
         tuple(tensors.channels(f"{side.format(level)}.block.0.conv1") for level in levels)
@@ -109,9 +109,9 @@ def read_shape(evidence: Evidence, codebook: str, published: Naming) -> ConvShap
             if any(tensors.has(f"{side.format(level)}.attn") for side in sides)
         ),
         middle_attention=any(tensors.has(f"{half}.mid.attn_1") for half in ("encoder", "decoder")),
-        z_channels=evidence.size("quant_conv.weight", 4)[1],
+        z_channels=z_channels,
         dimension=dimension,
-        codes=codes,
+        codes=evidence.size(codebook, 2)[0],
     )
 
 
