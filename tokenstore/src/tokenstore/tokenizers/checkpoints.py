@@ -1,6 +1,6 @@
 """Checkpoints: whatever form a model was published in, its tensors by their names, and no more.
 
-Between a weights file and a tokenizer's network. Nothing from a file is executed (unpickling.py);
+Between a weights file and a tokenizer's network. Nothing from a file is executed (pickles/);
 damage, another family's tensors, and tensors that do not fit are errors. Also writes and reads
 this project's own safetensors. What the tensors mean is the business of a tokenizer.
 """
@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tokenstore.errors import WeightsError
+from tokenstore.pickles.machine import Stub
+from tokenstore.pickles.tensors import TensorRecord
+from tokenstore.pickles.torch_files import TorchFile, open_torch_file, read_head
 from tokenstore.tokenizers.nesting import model_in, own_names
-from tokenstore.tokenizers.pickled_tensors import TensorRecord
-from tokenstore.tokenizers.torch_files import TorchFile, open_torch_file, read_head
-from tokenstore.tokenizers.unpickling import Stub
 
 Tensors = dict[str, torch.Tensor]
 Metadata = dict[str, str]

@@ -1,7 +1,7 @@
 """Where in a checkpoint the model is: under which key, in which wrappers, beside what else.
 
-Between the content of a file, as unpickling.py gives it, and checkpoints.py, which wants the
-model's tensors by their own names. Works on records; no numbers are read here.
+Between the content of a file, as pickles/ gives it, and checkpoints.py, which wants the model's
+tensors by their own names. Works on records; no numbers are read here.
 """
 
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenstore.errors import WeightsError
-from tokenstore.tokenizers.pickled_tensors import TensorRecord
-from tokenstore.tokenizers.unpickling import Stub
+from tokenstore.pickles.machine import Stub
+from tokenstore.pickles.tensors import TensorRecord
 
 # Where trainers put a model's tensors, in the order in which LlamaGen's own readers look.
 NESTS = ("ema", "model", "state_dict")

@@ -3,7 +3,7 @@
 The innermost part of reading a checkpoint. A pickle is a program for a small stack machine; this
 is such a machine, and all that its instructions can make are numbers, text, lists, tuples, dicts,
 and records of what the file asked for: `Global` (a name), `Stub` (an object), `TensorRecord`
-(XX
+(numbers in the file, checked but unread).
 """
 
 import pickletools
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tokenstore.errors import WeightsError
-from tokenstore.tokenizers.pickled_names import Global, check_call, checked_global
-from tokenstore.tokenizers.pickled_tensors import (
+from tokenstore.pickles.names import Global, check_call, checked_global
+from tokenstore.pickles.tensors import (
     TensorRecord,
     storage_record,
     tensor_record,

@@ -1,12 +1,12 @@
 """How torch describes tensors in a pickle: records of where their numbers lie, checked but unread.
 
-Made by the reading of pickles (unpickling.py), and turned into tensors by torch_files.py.
+Made by the reading of pickles (machine.py), and turned into tensors by torch_files.py.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from tokenstore.tokenizers.pickled_names import Global
+from tokenstore.pickles.names import Global
 
 STORAGES = {
     **{"FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16"},

@@ -1,6 +1,6 @@
 """Which names a checkpoint's pickle may hold: a policy, no defence.
 
-Nothing that a pickle names is ever imported or called (unpickling.py), so that none could do harm.
+Nothing that a pickle names is ever imported or called (machine.py), so that none could do harm.
 Still a name that has no business in a checkpoint, such as `os.system`, is refused wherever it
 stands: such a file was made to do harm elsewhere, and its tensors deserve no trust either.
 """

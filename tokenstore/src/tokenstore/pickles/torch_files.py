@@ -5,7 +5,7 @@
     legacy:  pickle MAGIC, pickle 1001, pickle of machine facts, the pickle, pickle of [KEY, ...],
              then for each KEY: <i8 count of numbers, <count numbers>
 
-Gives the pickle as containers and records (unpickling.py) and reads the numbers of those tensors
+Gives the pickle as containers and records (machine.py) and reads the numbers of those tensors
 that the caller wants; so the optimizer's never come into memory. TorchScript programs and torch's
 oldest form (a tar) are refused. What the containers mean is the business of checkpoints.py.
 """
@@ -22,8 +22,8 @@ from typing import IO, Any
 import torch
 
 from tokenstore.errors import WeightsError
-from tokenstore.tokenizers.pickled_tensors import StorageRecord, TensorRecord
-from tokenstore.tokenizers.unpickling import unpickle
+from tokenstore.pickles.machine import unpickle
+from tokenstore.pickles.tensors import StorageRecord, TensorRecord
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
