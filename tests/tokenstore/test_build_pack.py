@@ -1,7 +1,6 @@
 """Packing: which grids the codec is fitted on, and what the manifest adds up to."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from tests.toy_images import write_corpus
 from tests.toy_tokenizer import ToyTokenizer
 from tokenstore.build import pack as packing
+from tokenstore.build.decode import decoding_pool
 from tokenstore.build.pack import Finished, all_rejects, pack
 from tokenstore.build.plan import BuildOptions, make_plan
 from tokenstore.build.tokenize import Workbench, read_part, tokenize_part
@@ -30,7 +30,7 @@ def bench(tmp_path: Path) -> Iterator[Workbench]:
     source = open_source(str(write_corpus(tmp_path / "in", {"train": 10, "val": 3})))
     tokenizer = ToyTokenizer(Preprocess("center-crop", (32, 32)))
     plan = make_plan(source.kind, source.listing(), tokenizer, OPTIONS)
-    with ThreadPoolExecutor(2) as pool:
+    with decoding_pool(2, "cpu") as pool:
         yield Workbench(plan, source, tokenizer, open_storage(tmp_path / "parts"), pool)
 
 
