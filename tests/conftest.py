@@ -48,5 +48,6 @@ def toy_tokenizer(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("plugins")
     toy.install(folder)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
+    before = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *before, str(ROOT)]))
     return "toy"
