@@ -1,6 +1,7 @@
 """What several test folders need: a corpus of drawn scenes, a store of it, and the real photos."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from pipelines.demo.scenes import Corpus, write_corpus
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+
+# A shell that runs the suite in the background has Ctrl-C ignored; the tests of Ctrl-C need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
