@@ -28,6 +28,7 @@ Tokens = NDArray[np.uint16]  # [n, tokens of an image]
 
 WORD = 16  # bits
 LANES = 4  # payloads decoded in turn, so that one's latency hides behind the others'
+FLOOR_ROUNDS = 8  # of finding which symbols are too rare for a share of their own
 AT_ONCE = 1024  # images encoded into one buffer of the largest possible size
 
 
@@ -64,29 +65,39 @@ class Coder(NamedTuple):
 
 
 def quantised(weights: NDArray[np.float64], bits: int) -> Frequencies:
-    """Integer frequencies that sum to 2^bits, each at least 1, in proportion to weights [S].
+    """Integer frequencies in proportion to weights [..., S], each at least 1, rows sum to 2^bits.
 
-    Rounding starts from the nearest integers; what is then too much or too little is taken from or
-    given to the symbols that it costs least, the lowest first among equals.
+    What the rare symbols get above their share is taken from the others in proportion; then the
+    largest remainders are rounded up, the lowest symbol first among equals.
 
     Args:
-        weights: not negative, not all zero; at most 2^bits of them.
+        weights: positive; at most 2^bits of them in a row.
         bits: of precision.
     """
-    total, scaled = 1 << bits, weights * ((1 << bits) / weights.sum())
-    frequencies = np.maximum(1, np.floor(scaled + 0.5)).astype(np.int64)
-    surplus = int(frequencies.sum()) - total
-    step = -1 if surplus > 0 else 1
-    while surplus:
-        # Bits that one step more or less costs for each symbol.
-        changed = np.maximum(frequencies + step, 1)
-        cost = scaled * (np.log2(frequencies) - np.log2(changed))
-        cost[frequencies + step < 1] = np.inf
-        room = min(abs(surplus), max(1, len(weights) // 8))
-        chosen = np.argsort(cost, kind="stable")[:room]
-        chosen = chosen[np.isfinite(cost[chosen])]
-        frequencies[chosen] += step
-        surplus += step * len(chosen)
+    total = 1 << bits
+    scaled = weights * (total / weights.sum(-1, keepdims=True))
+    for _ in range(FLOOR_ROUNDS):
+        is_rare = scaled <= 1
+        left = total - is_rare.sum(-1, keepdims=True)
+        common = np.where(is_rare, 0, scaled)
+        sums = common.sum(-1, keepdims=True)
+        scaled = np.where(is_rare, 1, common * (left / np.where(sums > 0, sums, 1)))
+    frequencies = np.maximum(1, np.floor(scaled)).astype(np.int64)
+    missing = total - frequencies.sum(-1, keepdims=True)
+    order = np.argsort(frequencies - scaled, axis=-1, kind="stable")
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, np.broadcast_to(np.arange(weights.shape[-1]), order.shape), -1)
+    frequencies += places < missing
+    return _settled(frequencies, total)
+
+
+def _settled(frequencies: Frequencies, total: int) -> Frequencies:
+    """Give to or take from the largest frequency of each row what rounding left over."""
+    rows = frequencies.reshape(-1, frequencies.shape[-1])
+    for row in rows[rows.sum(-1) != total]:
+        while surplus := int(row.sum()) - total:
+            largest = int(row.argmax())
+            row[largest] -= min(surplus, int(row[largest]) - 1)
     return frequencies
 
 

@@ -177,7 +177,7 @@ def mean_bits(symbols: Symbols, links: Links, tables: NDArray[np.float64]) -> fl
 
 def quantise_tables(tables: NDArray[np.float64], bits: int) -> NDArray[np.int64]:
     """Integer frequencies of every context, each row summing to 2^bits."""
-    return np.stack([quantised(row, bits) for row in tables])
+    return quantised(tables, bits)
 
 
 def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
