@@ -15,7 +15,7 @@ from tokenstore.errors import CodecError
 
 CODECS = registry.names("tokenstore.codecs")
 SIZES = [2, 255, 256, 510, 511, 8192, 65536]
-GRIDS = [(1, 1), (4, 4), (3, 5), (16, 1), (2, 4, 4), (1, 1, 1)]
+GRIDS = [(1, 1), (4, 4), (3, 5), (16, 1), (2, 4, 4), (1, 1, 1), (64, 48)]
 
 codecs = pytest.mark.parametrize("name", CODECS)
 sizes = pytest.mark.parametrize("size", SIZES)
@@ -43,7 +43,7 @@ def decoded(codec, payloads, rows):
 
 
 def test_the_known_codecs_are_found():
-    assert {"gzip", "zstd"} <= set(CODECS)
+    assert {"context", "gzip", "rans", "zstd"} <= set(CODECS)
 
 
 @codecs

@@ -1,61 +1,68 @@
 """Codec `context`: every rank coded with the frequency it has beside such neighbours.
 
-    symbol   the rank, or the tail symbol S - 1 for all ranks from there on (more than 4,096 codes)
-    context  (cluster of the symbol above, cluster of the symbol to the left); a missing neighbour
-             is a cluster of its own; planes of a [c, h, w] grid do not see each other
-    record payload = a stream of asymmetric numeral systems, see ans.py, of the symbols in
-             row-major order, each with its context's table; a tail symbol is followed by the rank,
-             coded with the table "tail"
+    symbol   the rank, or the last symbol S - 1 for all ranks from there on (S = 4,096 at most)
+    record payload = a stream of asymmetric numeral systems, see ans.py: the symbols in row-major
+             order (planes of a [c, h, w] grid one after the other, not seeing each other), each
+             with its context's table; then, where the last symbol stands for several ranks, the
+             rank behind each last symbol in the same order, with the table "tail"
 
-    tables = {"clusters":    int32 [2, S], of each symbol as left and as upper neighbour,
-              "frequencies": uint8, the tables in context order (up, then left): uint16 [contexts,
-                             S], frequency - 1, low bytes and then high bytes, as one zstd frame,
-              "tail":        int32 [vocabulary size - S + 1], absent where there is no tail}
+    tables = {"clusters", "popularity", "weights": see context_tables.py,
+              "tail": int32 [vocabulary size - S + 1], frequencies of the ranks from S - 1 on, which
+                      sum to 2^20; absent where there is only one}
 
 The number of clusters is the one with which data and tables together are smallest, for as many
-images as the tables will serve. With one cluster this is `rans` plus what the edges save. See
+images as the tables will serve; with one cluster this is `rans` plus what the edges save. See
 context_fit.py for how the tables are learnt.
 """
 
+from functools import cached_property
+from math import prod
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
-from tokenstore.codecs.ans import LANES, NO_TAIL, Coder, Precision, encoded, quantised, slots
+from tokenstore.codecs.ans import (
+    LANES,
+    WORD,
+    Coder,
+    Cursor,
+    Slots,
+    Stream,
+    encoded,
+    quantised,
+)
 from tokenstore.codecs.base import Bytes, Codec, CodecSpec, Offsets, Payloads, Ranks, Tables
-from tokenstore.codecs.context_fit import Links, link, mean_bits, quantise_tables, tabulate
+from tokenstore.codecs.context_fit import choose
+from tokenstore.codecs.context_tables import FEW_SYMBOLS, ContextTables
 from tokenstore.compiled import compiled
 from tokenstore.errors import CodecError
 
-MOST_SYMBOLS = 4096  # more would make the tables of 4,225 contexts too large
-CLUSTERS = (1, 8, 16, 32, 64)
-STRENGTHS = (1000.0, 3000.0, 10000.0, 30000.0)
+MOST_SYMBOLS = 4096  # more would make the tables of 1,089 contexts too large
 TAIL_BITS = 20
-FEW_SYMBOLS = 1024  # up to here 15 bits lose nothing, and hints of 8 bits suffice
-LARGEST_SAMPLE = 8192  # grids; more change the tables little
-LEVEL = 19  # of zstd, for the tables
-RUN = 8  # ends compared at once
+LARGEST_SAMPLE = 4096  # grids; more change the tables little
+FEW_HINTS, MANY_HINTS = 8, 9  # log2; for up to FEW_SYMBOLS symbols, and for more
 
 
 class Search(NamedTuple):
-    """What the decoder looks symbols up with.
+    """What the decoder looks symbols up with; places are those of context_tables.py.
 
     Attributes:
-        ends: uint16 [contexts, S + RUN], the last slot of each symbol, then 65,535.
-        hints: uint16 [contexts, 2^h], the symbol of the first slot of each stretch.
-        left, up: int32 [S], clusters.
-        tail_slots: uint16 [2^20], the rank of each slot of the tail; empty where there is none.
-        tail_packed: uint64 [ranks of the tail].
+        ends: uint16 [contexts * (S + 1 + SEARCHED)], see `Coder`.
+        hints: uint16 [contexts << hint_bits], the place of the first slot of each stretch.
+        ranks: uint16 [S], the symbol at each place.
+        beside, above: uint32 [S + 1], what a symbol at this place, or a missing one, adds to the
+            context of its right and of its lower neighbour.
+        bits: of the tables' precision.
     """
 
     ends: NDArray[np.uint16]
     hints: NDArray[np.uint16]
-    left: NDArray[np.int32]
-    up: NDArray[np.int32]
-    tail_slots: NDArray[np.uint16]
-    tail_packed: NDArray[np.uint64]
+    ranks: NDArray[np.uint16]
+    beside: NDArray[np.uint32]
+    above: NDArray[np.uint32]
+    bits: int
+    hint_bits: int
 
 
 class Context(Codec):
@@ -64,265 +71,205 @@ class Context(Codec):
     name: ClassVar[str] = "context"
 
     def __init__(
-        self, spec: CodecSpec, links: Links, frequencies: NDArray[np.int64], tail: Coder
+        self, spec: CodecSpec, tables: ContextTables, tail: NDArray[np.int64] | None
     ) -> None:
         """Make the codec of its tables.
 
         Args:
             spec: as for every codec.
-            links: the clusters.
-            frequencies: int64 [contexts, S]; each row sums to the same power of two.
-            tail: one table of the ranks from S - 1 on, or `NO_TAIL`.
+            tables: of the symbols.
+            tail: frequencies of the ranks from S - 1 on, or None where that is only one.
         """
         super().__init__(spec)
-        self.links = links
-        bits = int(frequencies[0].sum()).bit_length() - 1
-        most = tail.precision.bits if tail is not NO_TAIL else None
-        self._coder, self._tail = Coder.of(frequencies, Precision.of(bits, most)), tail
-        self._search = _search(self._coder, links, tail)
+        self._shipped, self._tail = tables, tail
+        low = WORD if tail is None else TAIL_BITS
+        self._coder = Coder.of(tables.lasts(), tables.bits, low)
 
     @classmethod
     def fit(cls, sample: Ranks, spec: CodecSpec, images: int | None = None) -> Self:
-        """Learn clusters and tables; choose their number and the prior by a fifth of the sample.
-
-        The choice is judged on grids that it was not learnt from, for as many images as the tables
-        will serve, tables included; then the tables are counted again on all grids.
-        """
+        """Learn clusters, weights and how many of them pay; see context_fit.py."""
         some = sample[:: -(-len(sample) // LARGEST_SAMPLE) or 1]
+        if some.size and int(some.max()) >= spec.vocabulary_size:
+            raise CodecError(
+                f"rank {int(some.max())} of the sample lies outside the vocabulary of "
+                f"{spec.vocabulary_size} codes"
+            )
         size = min(spec.vocabulary_size, MOST_SYMBOLS)
-        symbols = np.minimum(_planes(some), size - 1).astype(np.int64)
+        symbols = np.minimum(_planes(some), np.uint16(size - 1))
         served = len(sample) if images is None else images
-        links, strength = _choose(symbols, size, served)
-        (tables,) = tabulate(symbols, size, links, (strength,))
-        return cls(spec, links, quantise_tables(tables, _bits(size)), _tail(some, spec, size))
+        tail = None
+        if size < spec.vocabulary_size:
+            counts = np.bincount(some.ravel(), minlength=spec.vocabulary_size)[size - 1 :]
+            tail = quantised(counts, TAIL_BITS)
+        return cls(spec, choose(symbols, size, served), tail)
 
     @classmethod
     def from_tables(cls, tables: Tables, spec: CodecSpec) -> Self:
         """See `Codec.from_tables`."""
         size = min(spec.vocabulary_size, MOST_SYMBOLS)
-        names = {"clusters", "frequencies"} | ({"tail"} if size < spec.vocabulary_size else set())
-        if set(tables) != names:
+        expected = {"clusters", "popularity", "weights"}
+        if size < spec.vocabulary_size:
+            expected.add("tail")
+        if set(tables) != expected:
             raise CodecError(
-                f"codec context expects tables {sorted(names)}, found {sorted(tables)}"
+                f"codec context expects tables {sorted(expected)}, found {sorted(tables)}"
             )
-        clusters = np.asarray(tables["clusters"])
-        if clusters.dtype != np.int32 or clusters.shape != (2, size) or clusters.min() < 0:
-            raise CodecError(f"codec context: clusters are no int32 [2, {size}] from 0 on")
-        links = Links(clusters[0], clusters[1], int(clusters.max()) + 1)
-        frequencies = _unpacked(tables["frequencies"], links.contexts, size)
-        sums = frequencies.sum(1)
-        if (sums != 1 << _bits(size)).any():
-            raise CodecError(f"codec context: frequencies do not sum to 2^{_bits(size)}")
-        return cls(spec, links, frequencies, _read_tail(tables.get("tail"), spec, size))
+        tail = _read_tail(tables["tail"], spec, size) if "tail" in tables else None
+        return cls(spec, ContextTables.read(tables, size), tail)
 
     def tables(self) -> dict[str, NDArray[np.generic]]:
-        """Clusters, packed frequencies and, in large vocabularies, the tail's frequencies."""
-        tables: dict[str, NDArray[np.generic]] = {
-            "clusters": np.stack([self.links.left, self.links.up]),
-            "frequencies": _packed(self._coder.frequencies),
-        }
-        if self._tail is not NO_TAIL:
-            tables["tail"] = self._tail.frequencies[0].astype(np.int32)
+        """Clusters, popularity, weights and, in large vocabularies, the tail's frequencies."""
+        tables = self._shipped.shipped()
+        if self._tail is not None:
+            tables["tail"] = self._tail.astype(np.int32)
         return tables
 
     def encode(self, ranks: Ranks) -> Payloads:
         """See `Codec.encode`."""
         self.check_ranks(ranks)
-        symbols = np.minimum(_planes(ranks), self._coder.frequencies.shape[1] - 1)
-        numbers = self.links.numbers(symbols).reshape(len(ranks), -1)
-        flat = np.ascontiguousarray(ranks).reshape(len(ranks), -1)
-        return encoded(flat, numbers, self._coder, self._tail)
+        last = np.uint16(self._shipped.size - 1)
+        symbols = np.minimum(_planes(ranks), last)
+        shape = (len(ranks), prod(ranks.shape[1:]))
+        contexts = self._shipped.contexts(symbols).reshape(shape)
+        places = self._shipped.places[symbols].reshape(shape)
+        symbols_of_all = Stream(places, contexts, self._coder)
+        if self._tail is None:
+            return encoded(symbols_of_all)
+        flat = ranks.reshape(shape)
+        hides = np.where(flat >= last, np.int32(0), np.int32(-1))
+        tail = Coder.of(np.cumsum(self._tail)[None] - 1, TAIL_BITS)
+        return encoded(symbols_of_all, Stream(np.maximum(flat, last) - last, hides, tail))
 
     def decode(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
         """See `Codec.decode`."""
-        if not len(starts):
-            return
-        spans = np.stack([starts, ends], 1)
-        planes = out.reshape(len(out), -1, out.shape[-1])
-        height = out.shape[-2]
-        precisions = (self._coder.precision, self._tail.precision)
-        bad = _decode(data, spans, self._search, precisions, height, planes)
-        if bad >= 0:
+        cursor = Cursor.begin(data, starts, ends, self._coder.low)
+        lines = out.reshape(len(out), prod(out.shape[1:-1]), out.shape[-1])
+        _decode(data, cursor, self._search, out.shape[-2], lines)
+        if self._tail is not None:
+            _decode_hidden(data, cursor, self._tail_slots, lines, self._shipped.size - 1)
+        bad = cursor.first_bad()
+        if bad < len(starts):
             raise CodecError(f"row {bad} is no stream of codec context: its bytes do not add up")
 
+    @cached_property
+    def _tail_slots(self) -> Slots:
+        assert self._tail is not None  # noqa: S101 - for the type checker
+        return Slots.of(self._tail)
 
-def _bits(size: int) -> int:
-    return 15 if size <= FEW_SYMBOLS else 16
+    @cached_property
+    def _search(self) -> Search:
+        """The decoder's tables."""
+        shipped, coder = self._shipped, self._coder
+        hint_bits = FEW_HINTS if shipped.size <= FEW_SYMBOLS else MANY_HINTS
+        stretches = (np.arange(1 << hint_bits) << (coder.bits - hint_bits)).astype(np.uint16)
+        lasts = coder.ends[:, 1 : 1 + shipped.size]
+        hints = np.stack([np.searchsorted(row, stretches) for row in lasts]).astype(np.uint16)
+        left, up = shipped.clusters[:, shipped.order].astype(np.uint32)
+        missing = np.uint32(shipped.sides - 1)
+        return Search(
+            coder.ends.astype(np.uint16).ravel(),
+            hints.ravel(),
+            shipped.order.astype(np.uint16),
+            np.append(left, missing),
+            np.append(up, missing) * np.uint32(shipped.sides),
+            coder.bits,
+            hint_bits,
+        )
 
 
 def _planes(ranks: Ranks) -> Ranks:
     """[n, h, w] or [n, c, h, w] -> [n, planes, h, w]."""
-    return ranks.reshape(len(ranks), -1, *ranks.shape[-2:])
+    return ranks.reshape(len(ranks), prod(ranks.shape[1:-2]), *ranks.shape[-2:])
 
 
-def _choose(symbols: NDArray[np.int64], size: int, served: int) -> tuple[Links, float]:
-    """Links and the prior's strength with which data and tables together are smallest."""
-    judge, learn = symbols[::5], symbols[np.arange(len(symbols)) % 5 > 0]
-    tokens = served * int(np.prod(symbols.shape[1:]))
-    best = (np.inf, link(symbols, size, 1), STRENGTHS[1])
-    for clusters in CLUSTERS:
-        if clusters > 1 and (2 * clusters > size or not len(learn)):
-            break
-        links = link(learn, size, clusters)
-        prices = [
-            (mean_bits(judge, links, tables), strength, tables)
-            for strength, tables in zip(
-                STRENGTHS, tabulate(learn, size, links, STRENGTHS), strict=True
-            )
-        ]
-        bits, strength, tables = min(prices, key=lambda price: price[0])
-        shipped = len(_packed(quantise_tables(tables, _bits(size)))) + 8 * size
-        cost = tokens * bits / 8 + shipped
-        if cost >= best[0]:
-            break
-        best = (cost, links, strength)
-    _, links, strength = best
-    return link(symbols, size, links.clusters), strength
-
-
-def _tail(sample: Ranks, spec: CodecSpec, size: int) -> Coder:
-    """The table of the ranks that the last symbol stands for."""
-    if size == spec.vocabulary_size:
-        return NO_TAIL
-    counts = np.bincount(sample.ravel(), minlength=spec.vocabulary_size)[size - 1 :] + 0.5
-    return _tail_coder(quantised(counts, TAIL_BITS))
-
-
-def _tail_coder(frequencies: NDArray[np.int64]) -> Coder:
-    return Coder.of(frequencies[None], Precision.of(TAIL_BITS))
-
-
-def _read_tail(tail: NDArray[np.generic] | None, spec: CodecSpec, size: int) -> Coder:
-    if tail is None:
-        return NO_TAIL
-    frequencies = np.asarray(tail)
+def _read_tail(tail: NDArray[np.generic], spec: CodecSpec, size: int) -> NDArray[np.int64]:
     expected = (spec.vocabulary_size - size + 1,)
+    frequencies = np.asarray(tail)
     if frequencies.dtype != np.int32 or frequencies.shape != expected or frequencies.min() < 1:
         raise CodecError(f"codec context: the tail is no positive int32 {list(expected)}")
     if frequencies.sum(dtype=np.int64) != 1 << TAIL_BITS:
         raise CodecError(f"codec context: the tail's frequencies do not sum to 2^{TAIL_BITS}")
-    return _tail_coder(frequencies.astype(np.int64))
-
-
-def _packed(frequencies: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Frequencies as they are shipped: low bytes, then high bytes, in one zstd frame."""
-    lesser = (frequencies - 1).astype("<u2").view(np.uint8).reshape(-1, 2)
-    content = np.ascontiguousarray(lesser.T).tobytes()
-    return np.frombuffer(zstandard.ZstdCompressor(level=LEVEL).compress(content), np.uint8)
-
-
-def _unpacked(packed: NDArray[np.generic], contexts: int, size: int) -> NDArray[np.int64]:
-    """The inverse of `_packed`."""
-    expected = 2 * contexts * size
-    try:
-        frame = np.asarray(packed, np.uint8).tobytes()
-        if zstandard.frame_content_size(frame) != expected:
-            raise CodecError(f"codec context: its tables are not {contexts} x {size} frequencies")
-        content = zstandard.ZstdDecompressor().decompress(frame, max_output_size=expected)
-    except zstandard.ZstdError as error:
-        raise CodecError(f"codec context: its tables are damaged: {error}") from error
-    low, high = np.frombuffer(content, np.uint8).astype(np.int64).reshape(2, contexts, size)
-    frequencies: NDArray[np.int64] = (high << 8 | low) + 1
-    return frequencies
-
-
-def _search(coder: Coder, links: Links, tail: Coder) -> Search:
-    """The decoder's tables."""
-    contexts, size = coder.frequencies.shape
-    bits = coder.precision.bits
-    ends = np.full((contexts, size + RUN), 65535, np.uint16)
-    ends[:, :size] = coder.cumulative + coder.frequencies - 1
-    stretches = np.arange(1 << (8 if size <= FEW_SYMBOLS else 10)) << (
-        bits - (8 if size <= FEW_SYMBOLS else 10)
-    )
-    hints = np.stack([np.searchsorted(row[:size], stretches) for row in ends]).astype(np.uint16)
-    has_tail = tail.frequencies.shape[1] > 0
-    tail_slots = slots(tail.frequencies[0], size - 1) if has_tail else np.zeros(0, np.uint16)
-    return Search(ends, hints, links.left, links.up, tail_slots, tail.packed()[0])
+    return frequencies.astype(np.int64)
 
 
 @compiled
-def _decode(
-    data: Bytes,
-    spans: NDArray[np.int64],
-    search: Search,
-    precisions: tuple[Precision, Precision],
-    height: int,
-    out: Ranks,
-) -> int:
-    """Fill `out` [n, planes * height, width] from data[spans[i, 0] : spans[i, 1]]; a bad row or -1.
+def _decode(data: Bytes, cursor: Cursor, search: Search, height: int, out: Ranks) -> None:
+    """Fill `out` [n, planes * height, width] with symbols and move the cursor, as `rans` does.
 
-    Numbers are unsigned throughout: an index that may be negative costs numba a test each time.
+    A hint gives the first candidate, halvings find the symbol among eight, a rare loop beyond.
     """
-    own, tail = precisions
-    shift, word, byte = np.uint64(own.bits), np.uint64(16), np.uint64(8)
-    one, two, half = np.uint64(1), np.uint64(2), np.uint64(32)
-    floor, mask = one << np.uint64(own.low), (one << shift) - one
-    tail_shift, lower = np.uint64(tail.bits), (one << half) - one
-    tail_mask = (one << tail_shift) - one
-    last = np.uint64(search.left.shape[0] - 1)
-    outside = np.uint64(search.left.max() + 1)
-    sides = outside + one
-    hint_shift = np.uint64(own.bits) - np.uint64(np.log2(search.hints.shape[1]) + 0.5)
-    has_tail = search.tail_slots.shape[0] > 0
-    states, at = np.empty(LANES, np.uint64), np.empty(LANES, np.uint64)
-    rows, beside = np.empty(LANES, np.int64), np.empty(LANES, np.uint64)
-    for first in range(0, len(spans), LANES):
+    one, two, four = np.uint64(1), np.uint64(2), np.uint64(4)
+    bits, hint_bits = np.uint64(search.bits), np.uint64(search.hint_bits)
+    own, floor, ends = (one << bits) - one, one << np.uint64(cursor.low), search.ends
+    wide = np.uint64(len(ends) // (len(search.hints) >> search.hint_bits))
+    missing, width, count = len(search.ranks), out.shape[2], len(cursor.states)
+    above, lanes = np.empty((width, LANES), np.uint32), np.empty((4, LANES), np.uint64)
+    states, at, last, beside = lanes[0], lanes[1], lanes[2], lanes[3]
+    for first in range(0, count, LANES):
         for lane in range(LANES):
-            row = min(first + lane, len(spans) - 1)  # the last rows again: lanes are never idle
-            if spans[row, 1] - spans[row, 0] < own.head:
-                return row
-            states[lane] = 0
-            for place in range(own.head):
-                states[lane] |= np.uint64(data[spans[row, 0] + place]) << np.uint64(8 * place)
-            rows[lane], at[lane] = row, spans[row, 0] + own.head
-            if states[lane] < floor or states[lane] >> word >= floor:
-                return row
+            row = min(first + lane, count - 1)  # the last row again: lanes are never idle
+            states[lane], at[lane], last[lane] = (
+                cursor.states[row],
+                cursor.at[row],
+                cursor.last[row],
+            )
         for line in range(out.shape[1]):
-            beside[:] = outside
-            for column in range(out.shape[2]):
+            beside[:] = search.beside[missing]
+            if line % height == 0:
+                above[:] = search.above[missing]
+            for column in range(width):
                 for lane in range(LANES):
-                    above = outside
-                    if line % height:
-                        upper = min(np.uint64(out[rows[lane], line - 1, column]), last)
-                        above = np.uint64(search.up[upper])
-                    table = above * sides + beside[lane]
                     state = states[lane]
-                    slot = state & mask
-                    symbol = np.uint64(search.hints[table, slot >> hint_shift])
-                    below = np.uint64(0)
-                    for step in range(RUN):
-                        below += np.uint64(search.ends[table, symbol + np.uint64(step)] < slot)
-                    symbol += below
-                    while search.ends[table, symbol] < slot:
-                        symbol += one
-                    before = np.uint64(0)
-                    if symbol:
-                        before = np.uint64(search.ends[table, symbol - one]) + one
-                    frequency = np.uint64(search.ends[table, symbol]) + one - before
-                    state = frequency * (state >> shift) + slot - before
-                    rank = symbol
-                    for step in range(2):
-                        while state < floor:
-                            here = at[lane]
-                            if here + two > np.uint64(spans[rows[lane], 1]):
-                                return rows[lane]
-                            state = state << word | np.uint64(data[here])
-                            state |= np.uint64(data[here + one]) << byte
-                            at[lane] = here + two
-                        if step == 1 or not has_tail or symbol != last:
-                            break
-                        slot = state & tail_mask
-                        rank = np.uint64(search.tail_slots[slot])
-                        entry = search.tail_packed[rank - symbol]
-                        state = (entry & lower) * (state >> tail_shift) + slot - (entry >> half)
-                    out[rows[lane], line, column] = rank
-                    beside[lane] = search.left[symbol]
-                    states[lane] = state
-        for lane in range(LANES):
-            if states[lane] != floor or at[lane] != np.uint64(spans[rows[lane], 1]):
-                return rows[lane]
-    return -1
+                    slot = state & own
+                    context = np.uint64(above[column, lane]) + beside[lane]
+                    start = found = context * wide
+                    found += search.hints[(context << hint_bits) + (slot >> bits - hint_bits)]
+                    key = np.uint16(slot)
+                    found += np.uint64(ends[found + four] < key) << two
+                    found += np.uint64(ends[found + two] < key) << one
+                    found += np.uint64(ends[found + one] < key)
+                    while ends[found + one] < key:
+                        found += one
+                    before = np.uint64(np.uint16(ends[found] + np.uint16(1)))
+                    frequency = np.uint64(ends[found + one]) + one - before
+                    state = frequency * (state >> bits) + slot - before
+                    here = min(at[lane], last[lane])
+                    word = np.uint64(data[here]) | np.uint64(data[here + one]) << np.uint64(8)
+                    short = np.uint64(state < floor)
+                    states[lane] = state << (short << four) | word * short
+                    at[lane] += short << one
+                    found -= start
+                    out[min(first + lane, count - 1), line, column] = search.ranks[found]
+                    beside[lane], above[column, lane] = search.beside[found], search.above[found]
+        for lane in range(min(LANES, count - first)):
+            cursor.states[first + lane], cursor.at[first + lane] = states[lane], at[lane]
+
+
+@compiled
+def _decode_hidden(data: Bytes, cursor: Cursor, tail: Slots, out: Ranks, last: int) -> None:
+    """Replace each symbol `last` in `out` by the rank that stands for it, and move the cursor."""
+    one, byte, half = np.uint64(1), np.uint64(8), np.uint64(32)
+    bits = np.uint64(TAIL_BITS)
+    own, lower, floor = (one << bits) - one, (one << half) - one, one << np.uint64(cursor.low)
+    for row in range(len(cursor.states)):
+        state, at, end = cursor.states[row], cursor.at[row], cursor.last[row]
+        grid = out[row].ravel()
+        for place in range(len(grid)):
+            if grid[place] != last:
+                continue
+            slot = state & own
+            rank = tail.symbols[slot]
+            grid[place] = last + rank
+            entry = tail.packed[rank]
+            state = (entry & lower) * (state >> bits) + slot - (entry >> half)
+            for _ in range(2):
+                if state >= floor:
+                    break
+                here = min(at, end)
+                word = np.uint64(data[here]) | np.uint64(data[here + one]) << byte
+                state = state << np.uint64(16) | word
+                at += np.uint64(2)
+        cursor.states[row], cursor.at[row] = state, at
 
 
 PLUGIN = Context
