@@ -160,9 +160,9 @@ def test_a_range_outside_the_buffer_is_refused(name):
     coded = codec.encode(textured(2, 40, (4, 3)))
     out = np.zeros((2, 4, 3), np.uint16)
     with pytest.raises(CodecError, match="row 1"):
-        codec.decode(coded.data, coded.starts, coded.ends + [0, 1], out)
+        codec.decode(coded.data, coded.starts, coded.ends + np.array([0, 1]), out)
     with pytest.raises(CodecError, match="row 0"):
-        codec.decode(coded.data, coded.starts - [1, 0], coded.ends, out)
+        codec.decode(coded.data, coded.starts - np.array([1, 0]), coded.ends, out)
 
 
 def test_nothing_outside_a_payload_is_read():
