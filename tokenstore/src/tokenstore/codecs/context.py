@@ -194,25 +194,20 @@ def _read_tail(tail: NDArray[np.generic], spec: CodecSpec, size: int) -> NDArray
 
 @compiled
 def _decode(data: Bytes, cursor: Cursor, search: Search, height: int, out: Ranks) -> None:
-    """Fill `out` [n, planes * height, width] with symbols and move the cursor, as `rans` does.
-
-    A hint gives the first candidate, halvings find the symbol among eight, a rare loop beyond.
-    """
+    """Fill `out` [n, planes * height, width] with symbols and move the cursor, as `rans` does."""
     one, two, four = np.uint64(1), np.uint64(2), np.uint64(4)
     bits, hint_bits = np.uint64(search.bits), np.uint64(search.hint_bits)
     own, floor, ends = (one << bits) - one, one << np.uint64(cursor.low), search.ends
     wide = np.uint64(len(ends) // (len(search.hints) >> search.hint_bits))
     missing, width, count = len(search.ranks), out.shape[2], len(cursor.states)
-    above, lanes = np.empty((width, LANES), np.uint32), np.empty((4, LANES), np.uint64)
-    states, at, last, beside = lanes[0], lanes[1], lanes[2], lanes[3]
+    flat, above = out.reshape(out.size), np.empty(width * LANES, np.uint32)
+    lanes = np.empty((5, LANES), np.uint64)
+    states, at, last, beside, spots = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4]
     for first in range(0, count, LANES):
         for lane in range(LANES):
             row = min(first + lane, count - 1)  # the last row again: lanes are never idle
-            states[lane], at[lane], last[lane] = (
-                cursor.states[row],
-                cursor.at[row],
-                cursor.last[row],
-            )
+            states[lane], at[lane] = cursor.states[row], cursor.at[row]
+            last[lane], spots[lane] = cursor.last[row], row * out.shape[1] * width
         for line in range(out.shape[1]):
             beside[:] = search.beside[missing]
             if line % height == 0:
@@ -221,10 +216,11 @@ def _decode(data: Bytes, cursor: Cursor, search: Search, height: int, out: Ranks
                 for lane in range(LANES):
                     state = states[lane]
                     slot = state & own
-                    context = np.uint64(above[column, lane]) + beside[lane]
+                    upper = np.uint64(column * LANES + lane)
+                    context = np.uint64(above[upper]) + beside[lane]
                     start = found = context * wide
                     found += search.hints[(context << hint_bits) + (slot >> bits - hint_bits)]
-                    key = np.uint16(slot)
+                    key = np.uint16(slot)  # from the hint on, among eight without a branch
                     found += np.uint64(ends[found + four] < key) << two
                     found += np.uint64(ends[found + two] < key) << one
                     found += np.uint64(ends[found + one] < key)
@@ -239,8 +235,9 @@ def _decode(data: Bytes, cursor: Cursor, search: Search, height: int, out: Ranks
                     states[lane] = state << (short << four) | word * short
                     at[lane] += short << one
                     found -= start
-                    out[min(first + lane, count - 1), line, column] = search.ranks[found]
-                    beside[lane], above[column, lane] = search.beside[found], search.above[found]
+                    flat[spots[lane]] = search.ranks[found]
+                    spots[lane] += one
+                    beside[lane], above[upper] = search.beside[found], search.above[found]
         for lane in range(min(LANES, count - first)):
             cursor.states[first + lane], cursor.at[first + lane] = states[lane], at[lane]
 
