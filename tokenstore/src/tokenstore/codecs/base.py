@@ -3,7 +3,8 @@
 A codec turns grids of ranks into one payload of bytes an image and back, exactly.
 
 * `fit` learns whatever the codec shares between images (a dictionary, frequency tables) from a
-  sample of grids. It is deterministic: the same grids give the same tables on every machine.
+  sample of grids. It is deterministic: the same grids give the same tables, on one kind of machine
+  with the locked versions (what is learnt in floats may round otherwise elsewhere).
 * `tables` / `from_tables` are the shipped state: plain arrays, written once into the store and
   never rebuilt at reading time. A codec without shared state ships an empty mapping.
 * `encode` codes every image alone. Any grid of valid ranks (0 <= rank < vocabulary size) can be

@@ -7,7 +7,7 @@
                fitting (Deming and Stephan, 1940)
 
 Counts of single contexts would add nothing: with 850 grids of 1,024 tokens they change what
-held-out grids cost by 0.1% at most, and their tables are thirty times as large (docs/log.md).
+held-out grids cost by 0.1%, and their tables are thirty times as large (docs/log.md).
 Floats occur here only; what a store ships and a decoder computes with are integers.
 """
 
@@ -24,7 +24,7 @@ from tokenstore.compiled import compiled
 Clusters = NDArray[np.uint8]  # [S], the cluster of each symbol
 Floats = NDArray[np.float64]
 
-# 64 clusters save 3% more; their 4,225 tables leave the caches and decode at half the speed.
+# 64 save 3% more, but their 4,225 tables leave the caches: 54 to 62% of the speed of 32.
 CLUSTERS = (1, 8, 16, 32)
 STEPS = (8, 4, 1)  # of weights, in 1/8 bit; what is rounded more is smaller to ship
 SERVED_AT_LEAST = 4096  # images; see `choose`
@@ -43,8 +43,8 @@ def choose(symbols: Ranks, size: int, served: int) -> ContextTables:
 
     The choice of clusters and rounding is judged on every fifth grid, learnt from the others, for
     as many images as the tables will serve. That is taken to be 4,096 at least: a store grows, and
-    for a thousand images of 4,096 codes the choice is a tie between 16 clusters and 32, whose
-    records are 4% smaller, at 60 bytes an image for the larger tables.
+    for a thousand images of 4,096 codes 16 and 32 clusters are a tie, where 32 save 4% of every
+    record for 44 KB of tables.
 
     Args:
         symbols: uint16 [n, planes, h, w], below `size`.
