@@ -13,6 +13,7 @@ from tokenstore.build.plan import BuildOptions
 from tokenstore.build.run import BuildReport, Running, build_store
 from tokenstore.build.saving import Saving, context_saving
 from tokenstore.choice import tokenizer_options
+from tokenstore.progress import WorkProgress
 from tokenstore.reader import open_store
 from tokenstore.sizes import StoreSizes, measure
 from tokenstore.storage import open_storage
@@ -110,7 +111,10 @@ def command(images: str, output: str | None, as_json: bool, **options: Any) -> N
     report = build_store(images, place, _options(options), _running(options))
     seconds = time.monotonic() - started
     sizes = measure(open_storage(place), report.manifest)
-    saving = context_saving(open_store(place), sizes) if report.is_new else None
+    saving = None
+    if report.is_new:
+        with WorkProgress("trying codec context", total=None):
+            saving = context_saving(open_store(place), sizes)
     if as_json:
         click.echo(json.dumps(_facts(report, sizes, seconds, saving)))
     else:

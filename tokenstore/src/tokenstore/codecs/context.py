@@ -167,7 +167,7 @@ class Context(Codec):
         left, up = shipped.clusters[:, shipped.order].astype(np.uint32)
         missing = np.uint32(shipped.sides - 1)
         return Search(
-            coder.ends.astype(np.uint16).ravel(),
+            coder.ends.astype(np.uint16, copy=False).reshape(-1),
             hints.ravel(),
             shipped.order.astype(np.uint16),
             np.append(left, missing),
