@@ -16,6 +16,7 @@
     │   ├── ManifestError           the manifest is damaged or contradicts itself
     │   ├── CorruptStore            bytes differ from what the manifest or index promises
     │   │   └── CorruptRecord       the bytes of one image; names store, shard and sample
+    │   ├── NoRoom                  the disk is too full for what was asked
     │   └── PublishRace             somebody else published this version first
     ├── CodecError                  ranks or bytes that a codec cannot take
     ├── Mismatch                    two things that must belong together do not (vocabulary, store)
@@ -116,6 +117,10 @@ class CorruptStore(StoreError):
 
 class CorruptRecord(CorruptStore):
     """The bytes of one image are wrong; the message names store, shard and sample."""
+
+
+class NoRoom(StoreError):
+    """The disk is too full for what was asked."""
 
 
 class PublishRace(StoreError):
