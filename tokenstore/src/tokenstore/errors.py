@@ -29,6 +29,8 @@ A message says what, where, the value, what was expected and the cure, in one or
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 50  # that a message lists; ImageNet has thousands of classes
+
 
 class TokenstoreError(Exception):
     """Anything this project refuses to do, with the cure in the message."""
@@ -58,7 +60,9 @@ class UnknownName(UsageError, KeyError):
         self.kind, self.name, self.known = kind, name, sorted(known)
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         guess = f" Did you mean {' or '.join(near)}?" if near else ""
-        listed = ", ".join(self.known) or "none"
+        listed = ", ".join(self.known[:MOST_NAMES]) or "none"
+        if len(self.known) > MOST_NAMES:
+            listed += f" ... {len(self.known):,} in all"
         message = f"unknown {kind} '{name}'.{guess} Known: {listed}."
         super().__init__(f"{message} {hint}".rstrip())
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tokenstore.sources.base import Source
     from tokenstore.tokenizers.base import Tokenizer
 
+BYTES_AN_ID = 2  # of a part's file, at least
 OnBatch = Callable[[int, Sequence[Rejected]], None]
 
 

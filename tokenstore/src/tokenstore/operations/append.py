@@ -12,13 +12,11 @@ goes on reading the version that it opened.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.build.decode import decoding_pool
-from tokenstore.build.local import RejectWatch, tokenize_parts
 from tokenstore.build.output import Output, claim_staging, clear_leftovers
 from tokenstore.build.pack import (
     Finished,
@@ -31,8 +29,8 @@ from tokenstore.build.pack import (
     pack_split,
 )
 from tokenstore.build.plan import BuildOptions, Order, Plan, WorkPlan, make_plan
-from tokenstore.build.run import BuildReport, Running
-from tokenstore.build.tokenize import Workbench
+from tokenstore.build.run import BuildReport, Job, Running, tokenize_plan
+from tokenstore.build.tokenize import BYTES_AN_ID
 from tokenstore.errors import BuildError, PublishRace
 from tokenstore.listed import load_rejects
 from tokenstore.manifest import Manifest, SourceEntry, load_manifest, load_versions, publish
@@ -45,12 +43,6 @@ from tokenstore.space import least_store, room_for
 from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
 from tokenstore.writer import Reject, write_rejects, write_tables, write_vocabulary
-
-if TYPE_CHECKING:
-    from tokenstore.sources.base import Source
-    from tokenstore.tokenizers.base import Tokenizer
-
-BYTES_AN_ID = 2  # of a part in the staging folder
 
 
 @dataclass(frozen=True)
@@ -68,16 +60,6 @@ class AppendOptions:
     batch_size: int = 32
     part_size: int = 16_384
     limit: int | None = None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """An append, decided: the store as it was opened, and the plan of the new images."""
-
-    store: Store
-    plan: Plan
-    source: "Source"
-    tokenizer: "Tokenizer"
 
 
 def append_images(
@@ -107,14 +89,16 @@ def append_images(
         return BuildReport(place, store.manifest, is_new=False, tokenized=0)
     with WorkProgress("comparing keys", None, stream=running.stream) as progress:
         plan = _arriving(plan, store, options, progress)
+    if not plan.images():
+        return BuildReport(place, store.manifest, is_new=False, tokenized=0)
     output = claim_staging(place, plan)
     cells = int(np.prod(store.manifest.grid)) * plan.images()
     needed = BYTES_AN_ID * cells + least_store(
         plan.images(), store.manifest.grid, store.manifest.vocabulary.entropy
     )
     with room_for(place, needed, output.written):
-        job = _Job(store, plan, source, tokenizer)
-        manifest, tokenized = _append(job, output, running)
+        job = Job(plan, source, tokenizer)
+        manifest, tokenized = _append(store, job, output, running)
     output.clear_staging()
     return BuildReport(place, manifest, is_new=True, tokenized=tokenized)
 
@@ -171,50 +155,42 @@ def _arriving(plan: Plan, store: Store, options: AppendOptions, progress: WorkPr
     listing = without_known_keys(listing, door, progress.advance)
     facts = _facts(plan, store.fingerprint, options)
     arriving = replace(plan, listing=listing, facts=facts)
-    if not arriving.images():
+    if not arriving.images() and not options.skip_known:
         raise BuildError(
             f"'{store.url}' has images of all {plan.images():,} keys already; nothing was appended"
         )
     return arriving
 
 
-def _append(job: _Job, output: Output, running: Running) -> tuple[Manifest, int]:
-    plan, stream, device = job.plan, running.stream, job.plan.facts["device"]
-    with (
-        decoding_pool(running.workers, device) as pool,
-        WorkProgress("tokenizing", plan.images(), stream=stream) as progress,
-    ):
-        for note in plan.listing.notes:
-            progress.say(note)
-        watch = RejectWatch(progress, running.strict, running.max_rejects)
-        watch.see(plan.listing.rejects)
-        bench = Workbench(plan, job.source, job.tokenizer, output.staging, pool)
-        finished = tokenize_parts(bench, watch, progress)
+def _append(store: Store, job: Job, output: Output, running: Running) -> tuple[Manifest, int]:
+    finished, tokenized = tokenize_plan(job, output.staging, running)
     fresh = open_storage(f"{output.staging.url}/new")
-    with WorkProgress("packing", sum(r.count for _, r in finished), stream=stream) as bar:
-        manifest = _pack(job, finished, (output.staging, fresh), bar.advance)
-    old = {file.name for file in job.store.manifest.files()}
-    if load_manifest(output.target).hash != job.store.fingerprint:
+    images = sum(report.count for _, report in finished)
+    with WorkProgress("packing", images, stream=running.stream) as bar:
+        manifest = _pack((store, job), finished, (output.staging, fresh), bar.advance)
+    old = {file.name for file in store.manifest.files()}
+    if load_manifest(output.target).hash != store.fingerprint:
         raise PublishRace(
             f"'{output.target.url}' got a new version while these images were tokenized. "
             f"Delete '{output.staging.url}' and repeat the line on top of it."
         )
     output.install(fresh, [file for file in manifest.files() if file.name not in old])
-    return publish(output.target, manifest), progress.fresh
+    return publish(output.target, manifest), tokenized
 
 
 def _pack(
-    job: _Job,
+    onto: tuple[Store, Job],
     finished: Sequence[Finished],
     places: tuple[Storage, Storage],
     on_shard: Callable[[int], None],
 ) -> Manifest:
     """Write every new file and tell what the next version lists."""
-    check_any(job.plan, finished)
-    store, plan, old, (staging, fresh) = job.store, job.plan, job.store.manifest, places
+    (store, job), (staging, fresh) = onto, places
+    plan, old = job.plan, store.manifest
+    check_any(plan, finished)
     counts = count_codes(plan, finished, staging)
     vocabulary = _grown(store, counts, job.tokenizer.codebook)
-    packing = _packing(job, finished, places, vocabulary)
+    packing = _packing(onto, finished, places, vocabulary)
     splits = dict(old.splits)
     for name in plan.listing.splits:
         begun = splits.get(name) or new_split(plan, name)
@@ -261,13 +237,14 @@ def _sum(counts: Iterable[NDArray[np.int64]], size: int) -> NDArray[np.int64]:
 
 
 def _packing(
-    job: _Job,
+    onto: tuple[Store, Job],
     finished: Sequence[Finished],
     places: tuple[Storage, Storage],
     vocabulary: Vocabulary,
 ) -> Packing:
     """The store's last table set where it covers the vocabulary still, else a new one."""
-    store, plan, (staging, fresh), sets = job.store, job.plan, places, job.store.manifest.table_sets
+    (store, job), (staging, fresh) = onto, places
+    plan, sets = job.plan, store.manifest.table_sets
     number, block = len(sets) - 1, store.manifest.block
     if sets[number].vocabulary_size == len(vocabulary):
         codec, tables = store.codec(number), sets[number]

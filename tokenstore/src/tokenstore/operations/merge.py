@@ -8,7 +8,7 @@ becomes a reject, beside the rejects of the stores themselves.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 

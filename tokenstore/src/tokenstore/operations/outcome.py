@@ -48,7 +48,7 @@ class Outcome:
         """The store as it is now; `done` is what was done, as in "1,000 images merged"."""
         manifest, place = self.report.manifest, self.report.place
         if not self.report.is_new:
-            return [f"{place} is whole already, from the same input and options."]
+            return [f"{place} is whole already: it has all of this."]
         splits = [
             f"{name:<6} {split.images:>10,} images  {split.an_image(split.total):>8,.1f} bytes an "
             f"image (order-0 entropy {self.sizes.entropy:,.1f})"

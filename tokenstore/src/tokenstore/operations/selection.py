@@ -136,7 +136,8 @@ def _unknown_key(key: str, missing: int, splits: list[Split]) -> UsageError:
         for _, keys in _runs(split):
             near += [k for k in keys if k.rpartition("/")[0] == folder or stem in k]
             other += keys[: max(CANDIDATES - len(other), 0)]
-    close = difflib.get_close_matches(key, near[:CANDIDATES] + other, n=3, cutoff=0.5)
+    candidates = dict.fromkeys(near[:CANDIDATES] + other)
+    close = difflib.get_close_matches(key, candidates, n=3, cutoff=0.5)
     guess = f" Did you mean {' or '.join(repr(one) for one in close)}?" if close else ""
     more = f" (and {missing - 1:,} more of the list)" if missing > 1 else ""
     names = ", ".join(split.name for split in splits)
