@@ -1,7 +1,7 @@
 """Room on a disk: asked before long work begins, and told plainly when it runs out on the way.
 
-Builds and everything else that writes stores goes through `room_for`. The estimate is a low one: it
-refuses what cannot succeed, and what fails in spite of it ends with the same sentence. A place
+Builds and everything else that writes stores goes through these two. The estimate is a low one: it
+refuses what cannot succeed, and what fails in spite of it ends with the same figures. A place
 behind a URL has no free space that could be asked for.
 """
 
@@ -21,19 +21,27 @@ LEAST_OF_ENTROPY = 0.75
 LEAST_A_RECORD = 6
 
 
-@contextlib.contextmanager
-def room_for(place: str, needed: int, written: int = 0) -> Iterator[None]:
-    """Do work that writes about `needed` bytes at `place`, of which so many are there already.
+def check_room(place: str, needed: int) -> None:
+    """Refuse work that has to write `needed` bytes at `place` where there is less room.
 
     Raises:
-        NoRoom: there is less room than that, or the disk became full at work.
+        NoRoom: there is.
     """
     free = free_bytes(place)
-    if free is not None and free < needed - written:
+    if free is not None and free < needed:
         raise NoRoom(
-            f"'{place}' needs about {needed - written:,} bytes, {free:,} are free there. "
+            f"'{place}' needs about {needed:,} bytes, {free:,} are free there. "
             "Make room, or choose a place on another disk; nothing was written."
         )
+
+
+@contextlib.contextmanager
+def room_for(place: str, needed: int) -> Iterator[None]:
+    """Do work that writes about `needed` bytes at `place`.
+
+    Raises:
+        NoRoom: the disk became full.
+    """
     try:
         yield
     except OSError as error:

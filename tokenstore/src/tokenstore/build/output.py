@@ -21,6 +21,7 @@ from tokenstore.build.plan import WorkPlan, differences
 from tokenstore.errors import BuildError, PublishRace
 from tokenstore.manifest import NAME as MANIFEST
 from tokenstore.manifest import FileEntry, load_manifest, load_versions
+from tokenstore.space import check_room
 from tokenstore.storage import PARTIAL, Storage, open_storage
 
 PLAN = "plan.json"
@@ -32,18 +33,11 @@ OWN_FILE = re.compile(
 
 @dataclass(frozen=True)
 class Output:
-    """The two places of one build; `is_new` unless the store is there and gets a new version."""
+    """The two places of one build."""
 
     target: Storage
     staging: Storage
     is_done: bool
-    is_new: bool = True
-
-    @property
-    def written(self) -> int:
-        """Bytes that the work has written so far, where it was begun before."""
-        places = (self.staging, self.target) if self.is_new else (self.staging,)
-        return sum(place.size(name) for place in places for name in place.names())
 
     def install(self, fresh: Storage, files: Sequence[FileEntry]) -> None:
         """Move finished files into a store that does not list them yet; continue if interrupted.
@@ -69,11 +63,12 @@ class Output:
         shutil.rmtree(self.staging.url, ignore_errors=True)  # the empty folders of a local disk
 
 
-def claim_output(place: str | Path, plan: WorkPlan) -> Output:
-    """Make sure that this plan may write at `place`, and leave its mark there.
+def claim_output(place: str | Path, plan: WorkPlan, needed: int = 0) -> Output:
+    """Make sure that this plan may write about `needed` bytes at `place`, and leave its mark there.
 
     Raises:
         BuildError: something else stands there; nothing was touched.
+        NoRoom: the disk is too full for what is left to write.
     """
     place = str(place).rstrip("/")  # else the staging folder of "s/" would lie inside the store
     target, staging = open_storage(place), open_storage(f"{place}.building")
@@ -82,22 +77,24 @@ def claim_output(place: str | Path, plan: WorkPlan) -> Output:
         _check_same_store(target, plan)
         return Output(target, staging, is_done=True)
     _check_no_strangers(place, target, begun)
-    if begun:
-        target.sweep()
-    _begin(staging, plan, begun)
+    check_room(staging.url, needed - _written(staging) - _written(target))
+    _begin((target, staging), plan, begun)
     return Output(target, staging, is_done=False)
 
 
-def claim_staging(place: str | Path, plan: WorkPlan) -> Output:
+def claim_staging(place: str | Path, plan: WorkPlan, needed: int = 0) -> Output:
     """Leave this plan's mark beside a store that is there and will get a new version.
 
     Raises:
         BuildError: other work on the store is under way or was interrupted.
+        NoRoom: the disk is too full for what is left to write.
     """
     place = str(place).rstrip("/")
-    staging = open_storage(f"{place}.building")
-    _begin(staging, plan, _is_begun(staging, plan))
-    return Output(open_storage(place), staging, is_done=False, is_new=False)
+    target, staging = open_storage(place), open_storage(f"{place}.building")
+    begun = _is_begun(staging, plan)
+    check_room(staging.url, needed - _written(staging))
+    _begin((target, staging), plan, begun)
+    return Output(target, staging, is_done=False)
 
 
 def clear_leftovers(place: str | Path, plan: WorkPlan) -> None:
@@ -109,9 +106,17 @@ def clear_leftovers(place: str | Path, plan: WorkPlan) -> None:
             Output(open_storage(place), staging, is_done=True).clear_staging()
 
 
-def _begin(staging: Storage, plan: WorkPlan, begun: bool) -> None:
+def _written(storage: Storage) -> int:
+    """Bytes that interrupted work has left."""
+    return sum(storage.size(name) for name in storage.names())
+
+
+def _begin(places: tuple[Storage, Storage], plan: WorkPlan, begun: bool) -> None:
+    """Leave the plan's mark, or clear away what its interrupted writers left half-written."""
+    target, staging = places
     if begun:
         staging.sweep()
+        target.sweep()
         return
     try:
         staging.create_new(PLAN, plan.as_json().encode())

@@ -75,13 +75,13 @@ def build_store(
     tokenizer = options.load()
     vocabulary = None if known is None else taken_over(known, tokenizer)
     plan = make_plan(source.kind, listing, tokenizer, options, vocabulary)
-    output = claim_output(place, plan)
+    needed = BYTES_AN_ID * prod(tokenizer.grid) * plan.images()
+    output = claim_output(place, plan, needed)
     if output.is_done:
         output.clear_staging()
         whole = load_manifest(output.target)
         return BuildReport(output.target.url, whole, is_new=False, tokenized=0)
-    needed = BYTES_AN_ID * prod(tokenizer.grid) * plan.images()
-    with room_for(output.target.url, needed, output.written):
+    with room_for(output.target.url, needed):
         finished, tokenized = tokenize_plan(Job(plan, source, tokenizer), output.staging, running)
         count = sum(report.count for _, report in finished)
         with WorkProgress("packing", count, stream=running.stream) as bar:

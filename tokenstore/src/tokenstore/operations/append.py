@@ -91,12 +91,12 @@ def append_images(
         plan = _arriving(plan, store, options, progress)
     if not plan.images():
         return BuildReport(place, store.manifest, is_new=False, tokenized=0)
-    output = claim_staging(place, plan)
     cells = int(np.prod(store.manifest.grid)) * plan.images()
     needed = BYTES_AN_ID * cells + least_store(
         plan.images(), store.manifest.grid, store.manifest.vocabulary.entropy
     )
-    with room_for(place, needed, output.written):
+    output = claim_staging(place, plan, needed)
+    with room_for(place, needed):
         job = Job(plan, source, tokenizer)
         manifest, tokenized = _append(store, job, output, running)
     output.clear_staging()

@@ -67,13 +67,13 @@ def convert_store(
     images = sum(map(len, splits))
     if not images:
         raise UsageError(f"no image of '{store.url}' meets all that was asked for")
-    output = claim_output(place, plan)
+    manifest = store.manifest
+    needed = least_store(images, manifest.grid, manifest.vocabulary.entropy)
+    output = claim_output(place, plan, needed)
     if output.is_done:
         output.clear_staging()
         return BuildReport(output.target.url, load_manifest(output.target), False, 0)
-    manifest = store.manifest
-    needed = least_store(images, manifest.grid, manifest.vocabulary.entropy)
-    with room_for(output.target.url, needed, output.written):
+    with room_for(output.target.url, needed):
         job = _Job(store, splits, taken_classes(store, options.selection), plan)
         whole = _convert(job, output, running)
     output.clear_staging()
