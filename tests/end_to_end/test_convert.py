@@ -76,8 +76,11 @@ def test_another_codec_and_shard_size_keep_every_sample(
     assert tree(Path(old.url)) == before
 
 
-def test_classes_are_taken_and_labels_count_them(old: tokenstore.Store, tmp_path: Path) -> None:
-    done("convert", old.url, "-o", tmp_path / "n", "--class", "c5", "--class", "c2")
+@pytest.mark.parametrize("words", [("--class", "c5", "--class", "c2"), ("--classes", "c2,c5")])
+def test_classes_are_taken_and_labels_count_them(
+    old: tokenstore.Store, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    done("convert", old.url, "-o", tmp_path / "n", *words)
     new = tokenstore.open(tmp_path / "n")
     assert verify_store(new.storage) == []
     assert new.manifest.classes == ("c2", "c5")

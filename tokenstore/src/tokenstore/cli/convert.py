@@ -31,10 +31,11 @@ INTEGER = click.IntRange(min=1)
 )
 @click.option(
     "--class",
+    "--classes",
     "classes",
-    metavar="NAME",
+    metavar="NAME[,NAME...]",
     multiple=True,
-    help="Take this class only; repeatable. Labels then count the classes taken.",
+    help="Take these classes only; repeatable. Labels then count the classes taken.",
 )
 @click.option(
     "--list",
@@ -54,7 +55,8 @@ def command(store: str, output: str, as_json: bool, **given: Any) -> None:
     conversion continues when the same line is run again.
     """
     started = time.monotonic()
-    selection = Selection(given["splits"], given["classes"], given["keys"], given["first"])
+    classes = tuple(given["classes"])
+    selection = Selection(given["splits"], classes, given["keys"], given["first"])
     options = ConvertOptions(
         given["codec"], given["shard_size"], keys=not given["no_keys"], selection=selection
     )

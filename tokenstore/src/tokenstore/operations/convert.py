@@ -6,7 +6,7 @@ by the usual rule. Where classes are chosen, labels count these classes only, in
 else labels stay as they are. Rejects of the splits that are taken are carried along.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from tokenstore.operations.repack import (
     fit_form,
     write_splits,
 )
-from tokenstore.operations.selection import Selection, select, taken_classes
+from tokenstore.operations.selection import Selection, named_classes, select, taken_classes
 from tokenstore.progress import WorkProgress
 from tokenstore.reader import Store, open_store
 from tokenstore.space import least_store, room_for
@@ -61,6 +61,7 @@ def convert_store(
         CorruptStore: the store is damaged; names the place.
     """
     store = open_store(old)
+    options = replace(options, selection=named_classes(options.selection, store))
     plan = _plan(store, options)
     with WorkProgress("looking for keys", None, stream=running.stream) as progress:
         splits = _splits(store, options, progress)

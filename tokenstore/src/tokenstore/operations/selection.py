@@ -7,7 +7,7 @@ be there: a class or a key that the store does not have is an error that tells t
 import difflib
 import hashlib
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from tokenstore.reader import Split, Store
 
 RUN = 1 << 16  # keys in memory at once
 CANDIDATES = 4096  # keys among which the nearest to a wrong one is looked for
+
+
+Numbers = NDArray[np.int64]
+OnImages = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,22 @@ class Selection:
         }
 
 
-Numbers = NDArray[np.int64]
-OnImages = Callable[[int], None]
+def named_classes(selection: Selection, store: Store) -> Selection:
+    """The selection with each class by itself: `cat,dog` is two, unless it is the name of one.
+
+    Raises:
+        UnknownName: the store has no such class.
+        UsageError: it has none at all.
+    """
+    known, names = store.manifest.classes, []
+    for name in selection.classes:
+        if known is None:
+            raise UsageError(f"'{store.url}' has no classes, so none is called '{name}'")
+        names += [name] if name in known else [one.strip() for one in name.split(",")]
+    for name in names:
+        if name not in (known or ()):
+            raise UnknownName("class", name, known or ())
+    return replace(selection, classes=tuple(names))
 
 
 def select(
@@ -51,13 +69,14 @@ def select(
     """Numbers of the samples to take, int64 ascending, for each split to take; None means all.
 
     Raises:
-        UnknownName: a split or class that the store does not have.
+        UnknownName: a split that the store does not have.
         UsageError: a key that no split has, or a condition that a split cannot meet.
     """
     splits = [store[name] for name in selection.splits] or list(store.splits.values())
     chosen: dict[str, Numbers | None] = {split.name: None for split in splits}
     if selection.classes:
-        labels = np.array([_label(store, name) for name in selection.classes])
+        known = store.manifest.classes or ()
+        labels = np.array([known.index(name) for name in selection.classes])
         chosen = {split.name: _of_classes(split, labels) for split in splits}
     if selection.keys is not None:
         listed = _of_keys(splits, read_keys(selection.keys), on_images)
@@ -90,15 +109,6 @@ def read_keys(file: Path) -> Set[str]:
     if not keys:
         raise UsageError(f"the list '{file}' names no key; expected one a line")
     return keys
-
-
-def _label(store: Store, name: str) -> int:
-    classes = store.manifest.classes
-    if classes is None:
-        raise UsageError(f"'{store.url}' has no classes, so none is called '{name}'")
-    if name not in classes:
-        raise UnknownName("class", name, classes)
-    return classes.index(name)
 
 
 def _of_classes(split: Split, labels: NDArray[np.int64]) -> Numbers:
