@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 from collections import Counter, namedtuple
 from pathlib import Path
 
@@ -274,6 +275,20 @@ main()
     done("append", place, more, "--part-size", 3)
     done("append", whole, more, "--part-size", 3)
     assert tree(place) == tree(whole)
+
+
+def test_a_store_behind_a_url_grows_and_converts_as_a_folder_does(
+    place: Path, more: Path, tmp_path: Path
+) -> None:
+    url = f"memory://{uuid.uuid4()}/s"
+    corpus = tmp_path / "photos"
+    done("build", corpus, "-o", url, "--tokenizer", "toy", "--part-size", 4)
+    for store in (url, place):
+        done("append", store, more)
+    assert tokenstore.open(url).fingerprint == tokenstore.open(place).fingerprint
+    assert verify_store(url) == []
+    done("convert", url, "-o", f"{url}-gzip", "--codec", "gzip")
+    assert verify_store(f"{url}-gzip") == []
 
 
 # --- the same images again

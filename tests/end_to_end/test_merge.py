@@ -318,11 +318,11 @@ def test_a_table_file_from_another_store_is_refused(
         rng = np.random.default_rng(seed)
         grids = [rng.geometric(0.1, 256).astype(np.uint8).tobytes() for _ in range(500)]
         learnt = zstandard.train_dictionary(1024, grids).as_bytes()
-        monkeypatch.setattr(Zstd, "fit", lambda sample, spec, learnt=learnt: Zstd(spec, learnt))
         small = Small((("train", 9),), codecs=("zstd",), keys=False, seed=seed)
-        store = write_small_store(tmp_path / name, small).store
+        with monkeypatch.context() as patched:
+            patched.setattr(Zstd, "fit", lambda sample, spec, learnt=learnt: Zstd(spec, learnt))
+            store = write_small_store(tmp_path / name, small).store
         tables[name] = tmp_path / name / store.manifest.table_sets[0].file.name
-    monkeypatch.undo()
     assert tables["a"].stat().st_size == tables["b"].stat().st_size
     shutil.copy(tables["a"], tables["b"])
     told = refused("merge", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "m")

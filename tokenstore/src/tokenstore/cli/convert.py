@@ -61,7 +61,7 @@ def command(store: str, output: str, as_json: bool, **given: Any) -> None:
         given["codec"], given["shard_size"], keys=not given["no_keys"], selection=selection
     )
     running = Running(given["workers"] or available_cores())
-    outcome = Outcome(convert_store(store, Path(output), options, running), started)
+    outcome = Outcome(convert_store(store, output, options, running), started)
     if as_json:
         click.echo(json.dumps(outcome.facts()))
     else:

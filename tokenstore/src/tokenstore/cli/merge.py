@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 
 import click
 
@@ -41,7 +40,7 @@ def command(
     started = time.monotonic()
     options = MergeOptions(codec, shard_size)
     running = Running(workers or available_cores())
-    outcome = Outcome(merge_stores(stores, Path(output), options, running), started)
+    outcome = Outcome(merge_stores(stores, output, options, running), started)
     if as_json:
         click.echo(json.dumps(outcome.facts()))
     else:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from tokenstore.operations.repack import Piece
 from tokenstore.reader import Split
@@ -33,7 +33,7 @@ def repeated_keys(
     hashes = np.zeros(sum(map(len, pieces)), np.uint64)
     done = 0
     for _, _, keys in _runs(pieces):
-        hashes[done : done + len(keys)] = [xxhash.xxh3_64_intdigest(key.encode()) for key in keys]
+        hashes[done : done + len(keys)] = [xxh3_64_intdigest(key.encode()) for key in keys]
         done += len(keys)
         on_images(len(keys))
     ordered = np.sort(hashes)
