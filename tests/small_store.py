@@ -60,7 +60,8 @@ def write_small_store(place: Any, small: Small = Small()) -> Written:
     counts = {
         name: np.bincount(grids.ravel(), minlength=small.codes) for name, grids in ids.items()
     }
-    codebook = rng.normal(size=(small.codes, 2)).astype(np.float32)
+    # The same for all stores with so many codes, as of one tokenizer.
+    codebook = np.random.default_rng(small.codes).normal(size=(small.codes, 2)).astype(np.float32)
     vocabulary = Vocabulary.from_counts(counts, codebook)
     truth = {name: _samples(name, vocabulary.to_ranks(g), small, rng) for name, g in ids.items()}
     spec = CodecSpec(len(vocabulary), small.grid)

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +14,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import tokenstore
+from tests.stopping import Stopped, stopping
 from tests.toy_images import encoded, picture, write_corpus
 from tokenstore.cli.main import main
 from tokenstore.errors import NotAStore
 from tokenstore.sources.base import decode_image
-from tokenstore.storage import LocalStorage
 from tokenstore.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("toy_tokenizer")
@@ -192,32 +190,6 @@ def test_parts_change_shards_and_not_samples(corpus: Path, tmp_path: Path) -> No
     assert np.array_equal(small.read(range(10)).ranks, large.read(range(10)).ranks)
 
 
-class Stopped(Exception):
-    """Stands for the end of the process at one moment."""
-
-
-@contextmanager
-def stopping(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
-    """Stop at the write number `after`, leaving its half-written file behind as a kill would."""
-    writing, done = LocalStorage.writing, 0
-
-    @contextmanager
-    def counted(self: LocalStorage, name: str) -> Iterator[object]:
-        nonlocal done
-        if done == after:
-            partial = Path(self.url) / f"{name}.partial"
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(b"half of it")
-            raise Stopped
-        done += 1
-        with writing(self, name) as file:
-            yield file
-
-    with monkeypatch.context() as patched:
-        patched.setattr(LocalStorage, "writing", counted)
-        yield
-
-
 def test_a_build_stopped_before_any_of_its_writes_continues_to_the_same_bytes(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +221,6 @@ def test_a_killed_build_continues_to_the_same_bytes(
     program = f"""
 import os, signal
 from tokenstore.cli.main import main
-from tokenstore.storage import LocalStorage
 flush, count = os.fsync, 0
 def killing(descriptor):
     global count

@@ -11,6 +11,9 @@ from docs.make_cli import command_tree
 ROOT = Path(__file__).parents[2]
 TREE = {name: (command, context) for name, command, context in command_tree()}
 EXPECTED = {
+    "tokenstore append",
+    "tokenstore merge",
+    "tokenstore convert",
     "tokenstore bench",
     "tokenstore build",
     "tokenstore info",

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from tests.small_store import write_small_store
 from tests.toy_images import write_corpus
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.cli.main import main
@@ -60,6 +61,24 @@ def test_info_as_json_adds_up(store: Store) -> None:
         assert split["bytes_an_image"]["total"] * split["images"] == pytest.approx(summed)
         ratio = split["bytes_an_image"]["records"] / facts["entropy_bytes_an_image"]
         assert split["records_of_entropy"] == pytest.approx(ratio)
+
+
+def test_info_as_json_tells_what_a_script_may_ask(tmp_path: Path) -> None:
+    store = write_small_store(tmp_path / "s").store
+    facts = json.loads(run("info", store.url, "--json").stdout)
+    assert facts["fingerprint"] == store.fingerprint
+    assert facts["vocabulary"]["fingerprint"] == store.vocabulary_fingerprint
+    assert facts["vocabulary"]["dimension"] == 2
+    assert [tables["codec"] for tables in facts["table_sets"]] == ["zstd", "gzip"]
+    assert facts["splits"]["train"]["shards"] == 3
+    assert facts["splits"]["train"]["table_sets"] == [0, 1]
+    assert facts["splits"]["val"]["columns"] == list(store["val"].columns)
+    assert facts["source"] == {"kind": "toy", "listing": "0" * 64}
+    assert (facts["version"], facts["parent"], facts["block"]) == (0, None, 4)
+    assert facts["requires"] == sorted(["key", "label", "mask", "meta", "view"])
+    totals = [split["bytes"]["total"] for split in facts["splits"].values()]
+    assert facts["bytes"] == sum(totals) + facts["vocabulary"]["bytes"] + facts["tables_bytes"]
+    assert "gzip, zstd (2 table sets)" in run("info", store.url).stdout
 
 
 def test_info_of_a_store_without_labels_and_with_an_empty_split(tmp_path: Path) -> None:

@@ -170,3 +170,38 @@ def test_many_mapped_files_do_not_exhaust_the_descriptors(tmp_path):
     for i in range(600):
         storage.fetch(f"{i}", np.array([0]), np.array([1]))
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= 520
+
+
+def test_a_file_is_taken_from_another_storage_and_never_replaces_one(storage, tmp_path):
+    other = open_storage(tmp_path / "other")
+    for _ in range(2):
+        other.create("a/b", b"new")
+        if not storage.exists("a/b"):
+            storage.take(other, "a/b")
+            assert not other.exists("a/b")
+    with pytest.raises(FileExistsError):
+        storage.take(other, "a/b")
+    assert (storage.names(), storage.read("a/b"), other.names()) == (["a/b"], b"new", ["a/b"])
+
+
+def test_taking_needs_no_hard_links(tmp_path, monkeypatch):
+    def refused(source, target):
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refused)
+    here, other = open_storage(tmp_path / "here"), open_storage(tmp_path / "other")
+    other.create("a", b"new")
+    here.take(other, "a")
+    assert (here.names(), here.read("a"), other.names()) == (["a"], b"new", [])
+
+
+def test_a_full_disk_leaves_no_part_of_a_new_file(tmp_path, monkeypatch):
+    def full(file, content):
+        file.write(content[:1])
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(module, "_write_through", full)
+    storage = open_storage(tmp_path)
+    with pytest.raises(OSError, match="full"):
+        storage.create_new("a", b"first")
+    assert storage.names() == []

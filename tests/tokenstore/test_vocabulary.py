@@ -113,3 +113,23 @@ def test_the_fingerprint_tells_tokenizer_weights_and_order_apart():
     assert len(prints) == 4
     same = Vocabulary(vocabulary.ids, vocabulary.counts + 1)
     assert same.fingerprint("pocket", None) in prints
+
+
+def test_new_ids_come_behind_the_old_ones_by_weight_then_id() -> None:
+    codebook = np.arange(20, dtype=np.float32).reshape(10, 2)
+    old = Vocabulary(np.array([7, 2], np.int32), np.array([5, 4]), codebook[[7, 2]])
+    occurring = np.array([1, 3, 1, 0, 0, 2, 0, 0, 0, 3])
+    weights = np.array([1, 3, 9, 0, 0, 0, 0, 5, 0, 3])
+    grown = old.extended(occurring, weights, codebook)
+    assert grown.ids.tolist() == [7, 2, 1, 9, 0, 5]
+    assert grown.counts.tolist() == [5, 9, 3, 3, 1, 0]
+    assert np.array_equal(grown.codebook, codebook[grown.ids])
+    assert old.extended(np.zeros(10, int), weights).ids.tolist() == [7, 2]
+
+
+def test_a_vocabulary_does_not_grow_beyond_what_ranks_can_tell() -> None:
+    full = Vocabulary(np.arange(65536, dtype=np.int32), np.ones(65536, np.int64))
+    occurring = np.zeros(65537, np.int64)
+    occurring[65536] = 1
+    with pytest.raises(Mismatch, match="1 ids come to the 65536"):
+        full.extended(occurring, occurring)

@@ -16,6 +16,7 @@
     │   ├── ManifestError           the manifest is damaged or contradicts itself
     │   ├── CorruptStore            bytes differ from what the manifest or index promises
     │   │   └── CorruptRecord       the bytes of one image; names store, shard and sample
+    │   ├── NoRoom                  the disk is too full for what was asked
     │   └── PublishRace             somebody else published this version first
     ├── CodecError                  ranks or bytes that a codec cannot take
     ├── Mismatch                    two things that must belong together do not (vocabulary, store)
@@ -27,6 +28,8 @@ A message says what, where, the value, what was expected and the cure, in one or
 
 import difflib
 from collections.abc import Iterable
+
+MOST_NAMES = 50  # that a message lists; ImageNet has thousands of classes
 
 
 class TokenstoreError(Exception):
@@ -57,7 +60,9 @@ class UnknownName(UsageError, KeyError):
         self.kind, self.name, self.known = kind, name, sorted(known)
         near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
         guess = f" Did you mean {' or '.join(near)}?" if near else ""
-        listed = ", ".join(self.known) or "none"
+        listed = ", ".join(self.known[:MOST_NAMES]) or "none"
+        if len(self.known) > MOST_NAMES:
+            listed += f" ... {len(self.known):,} in all"
         message = f"unknown {kind} '{name}'.{guess} Known: {listed}."
         super().__init__(f"{message} {hint}".rstrip())
 
@@ -116,6 +121,10 @@ class CorruptStore(StoreError):
 
 class CorruptRecord(CorruptStore):
     """The bytes of one image are wrong; the message names store, shard and sample."""
+
+
+class NoRoom(StoreError):
+    """The disk is too full for what was asked."""
 
 
 class PublishRace(StoreError):

@@ -1,20 +1,31 @@
-"""Files that a manifest lists and a reader loads whole: vocabulary and codec tables.
+"""Files that a manifest lists and a reader loads whole: vocabulary, codec tables, rejects.
 
 Each is compared with its length and hash before a byte of it is used, and what comes out fits what
 the manifest says of it. Shards are not loaded whole; they are for `shard`.
 """
 
 import hashlib
+import io
+from typing import NamedTuple
 
 import safetensors.numpy
 from safetensors import SafetensorError
 
 from tokenstore import registry
 from tokenstore.codecs.base import Codec, CodecSpec
-from tokenstore.entries import FileEntry, TableSet, VocabularyEntry
+from tokenstore.entries import FileEntry, RejectsEntry, TableSet, VocabularyEntry
 from tokenstore.errors import CodecError, CorruptStore, FormatTooNew, UnknownName
 from tokenstore.storage import Storage
 from tokenstore.vocabulary import Vocabulary
+
+
+class Reject(NamedTuple):
+    """An image that was refused, and why."""
+
+    split: str
+    key: str
+    path: str
+    reason: str
 
 
 def read_listed(storage: Storage, entry: FileEntry) -> bytes:
@@ -72,6 +83,25 @@ def load_codec(storage: Storage, table_set: TableSet, grid: tuple[int, ...]) -> 
         return kind.from_tables(safetensors.numpy.load(content), spec)
     except (SafetensorError, ValueError, KeyError, CodecError) as error:
         raise CorruptStore(f"{where} holds no tables of codec {kind.name}: {error}") from error
+
+
+def load_rejects(storage: Storage, entry: RejectsEntry) -> list[Reject]:
+    """The images that a store lists as refused.
+
+    Raises:
+        CorruptStore: the file is missing, damaged, or no such list.
+    """
+    if entry.file is None:
+        return []
+    import pyarrow
+    import pyarrow.parquet
+
+    content = read_listed(storage, entry.file)
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(content), columns=list(Reject._fields))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise CorruptStore(f"{storage.url}/{entry.file.name} lists no rejects: {error}") from error
+    return [Reject(**row) for row in table.to_pylist()]
 
 
 def find_codec(table_set: TableSet, url: str) -> type[Codec]:

@@ -10,6 +10,7 @@ This module opens no shard; docs/format.md is its normative text.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
@@ -53,6 +54,7 @@ __all__ = [
     "counted_splits",
     "label_dtype",
     "load_manifest",
+    "load_versions",
     "parse_manifest",
     "publish",
 ]
@@ -188,6 +190,29 @@ def load_manifest(storage: Storage) -> Manifest:
     except OSError as error:
         raise StoreError(f"cannot read {storage.url}/{NAME}: {error.strerror or error}") from error
     return parse_manifest(content, f"{storage.url}/{NAME}")
+
+
+def load_versions(storage: Storage, newest: Manifest) -> Iterator[Manifest]:
+    """The manifests of all versions of a store, from the newest back to version 0.
+
+    Raises:
+        ManifestError: one is missing, damaged, or not the parent of the next.
+    """
+    yield newest
+    while newest.version:
+        name = version_name(newest.version - 1)
+        where = f"{storage.url}/{name}"
+        try:
+            older = parse_manifest(storage.read(name), where)
+        except FileNotFoundError as error:
+            raise ManifestError(f"{where} is missing; the store is not whole") from error
+        if (older.version, older.hash) != (newest.version - 1, newest.parent):
+            raise ManifestError(
+                f"{where} is version {older.version} with hash {older.hash}, expected "
+                f"{newest.version - 1} and {newest.parent}; it is of another store"
+            )
+        newest = older
+        yield newest
 
 
 def publish(storage: Storage, manifest: Manifest) -> Manifest:

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import find_codec, load_codec, load_vocabulary
-from tokenstore.manifest import Manifest, SplitEntry, load_manifest
+from tokenstore.manifest import Manifest, SplitEntry, load_manifest, load_versions
 from tokenstore.shards import Shards
 from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
@@ -66,11 +66,11 @@ def open_store(place: str | Path) -> "Store":
 class Store(Mapping[str, "Split"]):
     """An open store: a mapping of split names to splits."""
 
-    def __init__(self, storage: Storage) -> None:
-        """Read the manifest; see `open_store`."""
+    def __init__(self, storage: Storage, manifest: Manifest | None = None) -> None:
+        """Read the manifest, unless an older version's is given; see `open_store`."""
         self.storage = storage
         self.url = storage.url
-        self.manifest: Manifest = load_manifest(storage)
+        self.manifest: Manifest = load_manifest(storage) if manifest is None else manifest
         for table_set in self.manifest.table_sets:
             find_codec(table_set, self.url)
         self.codec = functools.cache(self._load_codec)
@@ -330,11 +330,13 @@ def _in_order(splits: Mapping[str, SplitEntry]) -> list[str]:
 
 
 def _reopen(url: str, fingerprint: str) -> Store:
-    """Open a pickled store again, unless it has changed since."""
-    store = open_store(url)
-    if store.fingerprint != fingerprint:
-        raise Mismatch(
-            f"'{url}' has changed since it was pickled: its fingerprint is {store.fingerprint}, "
-            f"expected {fingerprint}. Open it again."
-        )
-    return store
+    """Open a pickled store again, at the version that it had if there are later ones now."""
+    storage = open_storage(url)
+    newest = load_manifest(storage)
+    for manifest in load_versions(storage, newest):
+        if manifest.hash == fingerprint:
+            return Store(storage, manifest)
+    raise Mismatch(
+        f"'{url}' has changed since it was pickled: its fingerprint is {newest.hash}, "
+        f"expected {fingerprint}. Open it again."
+    )

@@ -48,6 +48,11 @@ class StoreSizes:
     tables: int
     entropy: float
 
+    @property
+    def total(self) -> int:
+        """All bytes of the store but its manifests and its list of rejects."""
+        return self.vocabulary + self.tables + sum(split.total for split in self.splits.values())
+
 
 def measure(storage: Storage, manifest: Manifest) -> StoreSizes:
     """Account for the bytes of a store.

@@ -95,6 +95,15 @@ class Storage(ABC):
     def remove(self, name: str) -> None:
         """Delete a file that is there."""
 
+    def take(self, other: "Storage", name: str) -> None:
+        """Move a file of another storage here, where no file of that name may be yet.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        self.create_new(name, other.read(name))
+        other.remove(name)
+
     def sweep(self) -> None:
         """Delete what interrupted writers left behind; no writer may be at work."""
         for name in self.names():
@@ -162,6 +171,23 @@ class LocalStorage(Storage):
             partial.unlink()
         _flush_folder(path.parent)
 
+    def take(self, other: Storage, name: str) -> None:
+        """See `Storage.take`; a link, so that nothing half-written is ever here."""
+        if isinstance(other, LocalStorage):
+            path, source = self._folder / name, other._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, path)
+            except FileExistsError:
+                raise
+            except OSError:  # another file system, or one without hard links
+                super().take(other, name)
+                return
+            _flush_folder(path.parent)
+            source.unlink()
+        else:
+            super().take(other, name)
+
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """See `Storage.writing`."""
@@ -190,8 +216,12 @@ class LocalStorage(Storage):
 
     def _write_partial(self, name: str, content: bytes) -> Path:
         partial = self._partial(name)
-        with partial.open("wb") as file:
-            _write_through(file, content)
+        try:
+            with partial.open("wb") as file:
+                _write_through(file, content)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         return partial
 
     def _partial(self, name: str) -> Path:

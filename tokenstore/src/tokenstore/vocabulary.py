@@ -65,6 +65,31 @@ class Vocabulary:
             self.ids, _weights(counts)[self.ids].astype(np.int64), _rows(codebook, self.ids)
         )
 
+    def extended(
+        self,
+        occurring: NDArray[np.int64],
+        weights: NDArray[np.int64],
+        codebook: NDArray[np.float32] | None = None,
+    ) -> "Vocabulary":
+        """These ids at their ranks, then the others that occur, by their weight, then by id.
+
+        Args:
+            occurring: how often each id occurs in images that come in addition, int64 [ids].
+            weights: the new count of each id, int64 [ids].
+            codebook: float32 [ids, d] in the order of ids.
+
+        Raises:
+            Mismatch: more than 65,536 ids.
+        """
+        new = np.setdiff1d(np.flatnonzero(occurring), self.ids)
+        if len(self) + len(new) > LARGEST:
+            raise Mismatch(
+                f"{len(new)} ids come to the {len(self)} of this vocabulary, which holds at most "
+                f"{LARGEST}"
+            )
+        ids = np.concatenate([self.ids, new[np.argsort(-weights[new], kind="stable")]])
+        return Vocabulary(ids.astype(np.int32), weights[ids].astype(np.int64), _rows(codebook, ids))
+
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> "Vocabulary":
         """Read what `to_bytes` wrote.

@@ -9,7 +9,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokenstore import checks, columns
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import CodecError
+from tokenstore.listed import Reject
 from tokenstore.manifest import (
     BLOCK,
     Column,
@@ -30,15 +31,6 @@ from tokenstore.manifest import (
 from tokenstore.shard import NO_TABLES, ColumnBytes, ShardWriter
 from tokenstore.storage import Storage
 from tokenstore.vocabulary import Vocabulary
-
-
-class Reject(NamedTuple):
-    """An image that was refused, and why."""
-
-    split: str
-    key: str
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)

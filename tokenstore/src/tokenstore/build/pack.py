@@ -18,9 +18,9 @@ from tokenstore.codecs.base import Codec, CodecSpec
 from tokenstore.errors import BuildError
 from tokenstore.manifest import (
     BLOCK,
+    Column,
     Manifest,
     OrderEntry,
-    ShardEntry,
     SourceEntry,
     SplitEntry,
     TableSet,
@@ -50,7 +50,7 @@ Finished = tuple[Part, PartReport]
 
 @dataclass(frozen=True)
 class Packing:
-    """What every shard of a store is made with."""
+    """What every shard is made with; `number` is the place of `tables` among the table sets."""
 
     plan: Plan
     staging: Storage
@@ -58,6 +58,12 @@ class Packing:
     vocabulary: Vocabulary
     codec: Codec
     tables: TableSet
+    number: int = 0
+    block: int = BLOCK
+
+    def shard(self, name: tuple[str, int], first: int, columns: tuple[Column, ...]) -> ShardPlan:
+        """One shard: (split, number in the split), number of its first sample, columns."""
+        return ShardPlan(*name, first, columns, self.number, self.tables, self.codec, self.block)
 
 
 def pack(
@@ -79,20 +85,16 @@ def pack(
     Raises:
         BuildError: no image is left.
     """
-    if not any(report.count for _, report in finished):
-        raise BuildError(
-            f"none of the {plan.images()} images could be tokenized, so there is no store to make. "
-            "Each is named above with its reason; give images that can be decoded."
-        )
+    check_any(plan, finished)
     staging, target = places
-    vocabulary = _vocabulary(plan, _counts(plan, finished, staging), codebook)
-    codec = _fit_codec(plan, finished, vocabulary, staging)
+    vocabulary = _vocabulary(plan, count_codes(plan, finished, staging), codebook)
+    codec = fit_codec(plan, finished, vocabulary, staging)
     tables = write_tables(target, codec)
     packing = Packing(plan, staging, target, vocabulary, codec, tables)
-    splits = {}
-    for split in plan.listing.splits:
-        parts = [(part, report) for part, report in finished if part.split == split]
-        splits[split] = _pack_split(split, parts, packing, on_shard)
+    splits = {
+        split: pack_split((split, new_split(plan, split)), finished, packing, on_shard)
+        for split in plan.listing.splits
+    }
     facts = plan.facts
     shuffled = facts["order"] != "input"
     rejects = [Reject(*reject) for reject in all_rejects(plan, finished)]
@@ -112,6 +114,19 @@ def pack(
     return publish(target, manifest)
 
 
+def check_any(plan: Plan, finished: Sequence[Finished]) -> None:
+    """Refuse to write a store, or a version of one, that would hold no new image.
+
+    Raises:
+        BuildError: no image is left.
+    """
+    if not any(report.count for _, report in finished):
+        raise BuildError(
+            f"none of the {plan.images()} images could be tokenized, so there is no store to make. "
+            "Each is named above with its reason; give images that can be decoded."
+        )
+
+
 def all_rejects(plan: Plan, finished: Sequence[Finished]) -> list[Rejected]:
     """What was refused while listing and then while tokenizing, in the plan's order."""
     return [*plan.listing.rejects, *(r for _, report in finished for r in report.rejects)]
@@ -126,7 +141,7 @@ def _vocabulary(
     return plan.vocabulary.recounted(counts, codebook)
 
 
-def _counts(
+def count_codes(
     plan: Plan, finished: Sequence[Finished], staging: Storage
 ) -> dict[str, NDArray[np.int64]]:
     """How often each code occurs in each split, int64 [codes]."""
@@ -138,7 +153,7 @@ def _counts(
     return {split: counts.get(split, np.zeros_like(some)) for split in plan.listing.splits}
 
 
-def _fit_codec(
+def fit_codec(
     plan: Plan, finished: Sequence[Finished], vocabulary: Vocabulary, staging: Storage
 ) -> Codec:
     """The codec that the plan names, with tables for the images of this store."""
@@ -158,43 +173,61 @@ def _sample(finished: Sequence[Finished], staging: Storage) -> NDArray[np.intege
     filled = [(part, report.count) for part, report in finished if report.count]
     filled = [pair for pair in filled if pair[0].split == "train"] or filled
     needed = SAMPLE_IMAGES * len(filled) // sum(count for _, count in filled) + 1
-    chosen = [filled[i] for i in _evenly(len(filled), max(SAMPLE_PARTS, needed))]
+    chosen = [filled[i] for i in evenly(len(filled), max(SAMPLE_PARTS, needed))]
     share = SAMPLE_IMAGES // len(chosen) + 1
     return np.concatenate(
-        [read_part(part, staging).ids[_evenly(count, share)] for part, count in chosen]
+        [read_part(part, staging).ids[evenly(count, share)] for part, count in chosen]
     )
 
 
-def _evenly(n: int, most: int) -> NDArray[np.int64]:
+def evenly(n: int, most: int) -> NDArray[np.int64]:
     """`(10, 4) -> [0, 3, 6, 9]`: at most `most` of n positions, ends included."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64))
 
 
-def _pack_split(
-    split: str, parts: Sequence[Finished], packing: Packing, on_shard: Callable[[int], None]
-) -> SplitEntry:
-    plan = packing.plan
+def new_split(plan: Plan, split: str) -> SplitEntry:
+    """A split without images, with the columns that a plan's images have."""
     classes = len(plan.listing.classes or ()) if plan.is_labelled(split) else None
     columns = columns_for(classes, keys=plan.facts["keys"])
-    shards: list[ShardEntry] = []
-    first = 0
+    return SplitEntry(count=0, source_bytes=0, columns=columns, shards=())
+
+
+def pack_split(
+    begun: tuple[str, SplitEntry],
+    finished: Sequence[Finished],
+    packing: Packing,
+    on_shard: Callable[[int], None],
+) -> SplitEntry:
+    """Write the finished parts of a split as shards behind those that it has.
+
+    Args:
+        begun: name of the split, and what it holds so far.
+        finished: parts of any splits; those of this one are written.
+        packing: what the shards are made with.
+        on_shard: told how many images each finished shard holds.
+    """
+    split, entry = begun
+    parts = [(part, report) for part, report in finished if part.split == split]
+    shards, first = list(entry.shards), entry.count
     for part, report in parts:
         if report.count:  # a part may have lost every image
-            shard = ShardPlan(
-                split, len(shards), first, columns, 0, packing.tables, packing.codec, BLOCK
-            )
-            shards.append(write_shard(packing.target, shard, [_samples(part, packing)]))
+            shard = packing.shard((split, len(shards)), first, entry.columns)
+            samples = _samples(part, packing, [column.name for column in entry.columns])
+            shards.append(write_shard(packing.target, shard, [samples]))
             first += report.count
             on_shard(report.count)
     return SplitEntry(
         count=first,
-        source_bytes=sum(report.source_bytes for _, report in parts),
-        columns=columns,
+        source_bytes=entry.source_bytes + sum(report.source_bytes for _, report in parts),
+        columns=entry.columns,
         shards=tuple(shards),
     )
 
 
-def _samples(part: Part, packing: Packing) -> Samples:
+def _samples(part: Part, packing: Packing, columns: Sequence[str]) -> Samples:
     content = read_part(part, packing.staging)
-    ranks = packing.vocabulary.to_ranks(content.ids)
-    return Samples(ranks=ranks, labels=content.labels, keys=content.keys)
+    return Samples(
+        ranks=packing.vocabulary.to_ranks(content.ids),
+        labels=content.labels if "label" in columns else None,
+        keys=content.keys if "key" in columns else None,
+    )

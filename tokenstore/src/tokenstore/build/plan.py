@@ -20,6 +20,7 @@ from tokenstore.errors import UsageError
 from tokenstore.sources.base import Item, Listing
 
 if TYPE_CHECKING:
+    from tokenstore.manifest import Manifest
     from tokenstore.tokenizers.base import Tokenizer
     from tokenstore.vocabulary import Vocabulary
 
@@ -64,26 +65,46 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A build, decided: `listing` is in its final order, `facts` is what the hash covers.
+class WorkPlan:
+    """Work that makes a store, decided: `facts` is JSON, and what the hash covers.
 
-    `vocabulary` is that of another store, to be taken over; None makes one of what occurs.
+    Among the facts are `source` ({kind, listing}) and `codec`.
     """
 
-    listing: Listing
     facts: dict[str, Any]
-    part_size: int
-    vocabulary: "Vocabulary | None" = None
 
     @property
     def hash(self) -> str:
-        """Name of the build: sha256 of the facts as canonical JSON."""
+        """Name of the work: sha256 of the facts as canonical JSON."""
         text = json.dumps(self.facts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def as_json(self) -> str:
         """The text of `plan.json`, to look at and to compare with."""
         return json.dumps({**self.facts, "hash": self.hash}, indent=1, sort_keys=True) + "\n"
+
+    def unlike(self, manifest: "Manifest") -> list[str]:
+        """What a store has other than this plan would make it, in the words of a user."""
+        return [name for name, (found, wanted) in self._pairs(manifest).items() if found != wanted]
+
+    def _pairs(self, manifest: "Manifest") -> dict[str, tuple[Any, Any]]:
+        """What a store and this plan say of the same things."""
+        return {
+            "input": (manifest.source.listing, self.facts["source"]["listing"]),
+            "codec": ([tables.codec for tables in manifest.table_sets], [self.facts["codec"]]),
+        }
+
+
+@dataclass(frozen=True)
+class Plan(WorkPlan):
+    """A build, decided: `listing` is in its final order, cut into parts of `part_size` images.
+
+    `vocabulary` is that of another store, to be taken over; None makes one of what occurs.
+    """
+
+    listing: Listing
+    part_size: int
+    vocabulary: "Vocabulary | None" = None
 
     def parts(self) -> Iterator[Part]:
         """All parts, split by split, in order."""
@@ -99,6 +120,14 @@ class Plan:
         """Whether the images of a split have labels; an empty split has them if the corpus has."""
         items = self.listing.splits[split]
         return items[0].label is not None if items else self.listing.classes is not None
+
+    def _pairs(self, manifest: "Manifest") -> dict[str, tuple[Any, Any]]:
+        return {
+            **super()._pairs(manifest),
+            "tokenizer": (manifest.tokenizer.model_dump(), self.facts["tokenizer"]),
+            "preprocess": (manifest.preprocess, self.facts["preprocess"]),
+            "order": (manifest.order.rule, self.facts["order"]),
+        }
 
 
 def make_plan(
@@ -142,10 +171,15 @@ def make_plan(
         "vocabulary": None if vocabulary is None else vocabulary.fingerprint(*identity),
         "device": options.device.partition(":")[0],
         **{name: getattr(options, name) for name in COPIED},
-        "versions": {name: importlib.metadata.version(name) for name in LOCKED},
+        "versions": locked_versions(),
     }
     ordered = Listing(splits, listing.classes, listing.rejects, listing.notes)
-    return Plan(ordered, facts, options.part_size, vocabulary)
+    return Plan(facts, ordered, options.part_size, vocabulary)
+
+
+def locked_versions() -> dict[str, str]:
+    """Versions of the packages that can change a byte."""
+    return {name: importlib.metadata.version(name) for name in LOCKED}
 
 
 def differences(facts: dict[str, Any], other: dict[str, Any]) -> list[str]:

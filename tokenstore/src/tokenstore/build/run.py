@@ -2,25 +2,29 @@
 
 import sys
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tokenstore import registry
 from tokenstore.build.decode import decoding_pool
 from tokenstore.build.local import RejectWatch, available_cores, tokenize_parts
 from tokenstore.build.output import claim_output
-from tokenstore.build.pack import pack
-from tokenstore.build.plan import BuildOptions, make_plan
-from tokenstore.build.tokenize import Workbench
+from tokenstore.build.pack import Finished, pack
+from tokenstore.build.plan import BuildOptions, Plan, make_plan
+from tokenstore.build.tokenize import BYTES_AN_ID, Workbench
 from tokenstore.choice import DEFAULT_TOKENIZER
 from tokenstore.manifest import Manifest, load_manifest
 from tokenstore.preprocess import Preprocess
 from tokenstore.progress import WorkProgress
 from tokenstore.reader import Store, open_store
 from tokenstore.sources import open_source
+from tokenstore.space import room_for
+from tokenstore.storage import Storage
 from tokenstore.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from tokenstore.sources.base import Source
     from tokenstore.tokenizers.base import Tokenizer
 
 
@@ -71,27 +75,47 @@ def build_store(
     tokenizer = options.load()
     vocabulary = None if known is None else taken_over(known, tokenizer)
     plan = make_plan(source.kind, listing, tokenizer, options, vocabulary)
-    output = claim_output(place, plan)
+    needed = BYTES_AN_ID * prod(tokenizer.grid) * plan.images()
+    output = claim_output(place, plan, needed)
     if output.is_done:
         output.clear_staging()
         whole = load_manifest(output.target)
         return BuildReport(output.target.url, whole, is_new=False, tokenized=0)
-    stream = running.stream
+    with room_for(output.target.url, needed):
+        finished, tokenized = tokenize_plan(Job(plan, source, tokenizer), output.staging, running)
+        count = sum(report.count for _, report in finished)
+        with WorkProgress("packing", count, stream=running.stream) as bar:
+            places = (output.staging, output.target)
+            manifest = pack(plan, finished, places, tokenizer.codebook, bar.advance)
+    output.clear_staging()
+    return BuildReport(output.target.url, manifest, is_new=True, tokenized=tokenized)
+
+
+class Job(NamedTuple):
+    """A plan with what turns its images into ids."""
+
+    plan: Plan
+    source: "Source"
+    tokenizer: "Tokenizer"
+
+
+def tokenize_plan(job: Job, staging: Storage, running: Running) -> tuple[list[Finished], int]:
+    """Finish all parts of a plan; also how many images that took in this run.
+
+    Raises:
+        BuildError: images were rejected that must not be.
+    """
+    plan = job.plan
     with (
-        decoding_pool(running.workers, options.device) as pool,
-        WorkProgress("tokenizing", plan.images(), stream=stream) as progress,
+        decoding_pool(running.workers, plan.facts["device"]) as pool,
+        WorkProgress("tokenizing", plan.images(), stream=running.stream) as progress,
     ):
-        for note in listing.notes:
+        for note in plan.listing.notes:
             progress.say(note)
         watch = RejectWatch(progress, running.strict, running.max_rejects)
-        watch.see(listing.rejects)
-        bench = Workbench(plan, source, tokenizer, output.staging, pool)
-        finished = tokenize_parts(bench, watch, progress)
-    with WorkProgress("packing", sum(report.count for _, report in finished), stream=stream) as bar:
-        places = (output.staging, output.target)
-        manifest = pack(plan, finished, places, tokenizer.codebook, bar.advance)
-    output.clear_staging()
-    return BuildReport(output.target.url, manifest, is_new=True, tokenized=progress.fresh)
+        watch.see(plan.listing.rejects)
+        bench = Workbench(plan, job.source, job.tokenizer, staging, pool)
+        return tokenize_parts(bench, watch, progress), progress.fresh
 
 
 def completed(options: BuildOptions, known: Store | None) -> BuildOptions:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from tokenstore.build.decode import Decoded, DecodingPool, decoded_batches, decoding_by
 from tokenstore.build.plan import Part, Plan
-from tokenstore.errors import ImageRejected
+from tokenstore.errors import ImageRejected, TokenizerError
 from tokenstore.sources.base import Item, Rejected, printable
 from tokenstore.storage import Storage
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tokenstore.sources.base import Source
     from tokenstore.tokenizers.base import Tokenizer
 
+BYTES_AN_ID = 2  # of a part's file, at least
 OnBatch = Callable[[int, Sequence[Rejected]], None]
 
 
@@ -165,7 +166,14 @@ def _file_content(
     codes = len(bench.tokenizer.codebook)
     dtype = np.uint16 if codes <= 1 << 16 else np.int32
     empty = np.empty((0, *bench.tokenizer.grid), dtype)
-    ids = np.concatenate([empty, *batches]).astype(dtype)
+    found = np.concatenate([empty, *batches])
+    if found.size and not 0 <= int(found.min()) <= int(found.max()) < codes:
+        wrong = int(found.min()) if int(found.min()) < 0 else int(found.max())
+        raise TokenizerError(
+            f"tokenizer '{bench.tokenizer.name}' gave the id {wrong}, outside its codebook of "
+            f"{codes} codes, for an image of {part.name}; its package is broken"
+        )
+    ids = found.astype(dtype)
     arrays: dict[str, NDArray[Any]] = {
         "ids": ids,
         "counts": np.bincount(ids.ravel(), minlength=codes).astype(np.int64),

@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
-from tokenstore.manifest import Manifest, load_manifest
+from tokenstore.listed import load_vocabulary
+from tokenstore.manifest import Manifest, SplitEntry, TableSet, load_manifest
 from tokenstore.preprocess import Preprocess
 from tokenstore.sizes import SplitSizes, StoreSizes, measure
 from tokenstore.storage import open_storage
+from tokenstore.vocabulary import Vocabulary
 
 
 @click.command("info", epilog="Example: tokenstore info photos.tokenstore")
@@ -21,18 +23,20 @@ def command(store: str, as_json: bool) -> None:
     manifest = load_manifest(storage)
     sizes = measure(storage, manifest)
     if as_json:
-        click.echo(json.dumps(facts(store, manifest, sizes)))
+        vocabulary = load_vocabulary(storage, manifest.vocabulary)
+        click.echo(json.dumps({"store": store, **facts(manifest, vocabulary, sizes)}))
     else:
         click.echo("\n".join([*_heading(store, manifest), "", *_table(sizes), "", *_shared(sizes)]))
 
 
-def facts(store: str, manifest: Manifest, sizes: StoreSizes) -> dict[str, Any]:
-    """Everything that `info` tells, as JSON; sizes are in bytes."""
+def facts(manifest: Manifest, vocabulary: Vocabulary, sizes: StoreSizes) -> dict[str, Any]:
+    """Everything that `info` tells, and what else a script may ask, as JSON; sizes are in bytes."""
+    tokenizer = manifest.tokenizer
     return {
-        "store": store,
         "images": sum(split.images for split in sizes.splits.values()),
         "grid": list(manifest.grid),
-        "tokenizer": manifest.tokenizer.model_dump(mode="json"),
+        "bytes": sizes.total,
+        "tokenizer": tokenizer.model_dump(mode="json"),
         "preprocess": manifest.preprocess,
         "codecs": [tables.codec for tables in manifest.table_sets],
         "vocabulary": {
@@ -40,23 +44,47 @@ def facts(store: str, manifest: Manifest, sizes: StoreSizes) -> dict[str, Any]:
             "codebook": _codes(manifest),
             "entropy_bits": manifest.vocabulary.entropy,
             "bytes": sizes.vocabulary,
+            "file": manifest.vocabulary.file.name,
+            "dimension": manifest.vocabulary.dimension,
+            "fingerprint": vocabulary.fingerprint(tokenizer.name, tokenizer.weights),
         },
+        "table_sets": [_table_facts(tables) for tables in manifest.table_sets],
         "tables_bytes": sizes.tables,
         "entropy_bytes_an_image": sizes.entropy,
         "classes": list(manifest.classes) if manifest.classes is not None else None,
         "order": manifest.order.model_dump(mode="json"),
+        "source": manifest.source.model_dump(mode="json"),
         "rejects": manifest.rejects.count,
         "format": manifest.format,
+        "requires": list(manifest.requires),
+        "block": manifest.block,
         "version": manifest.version,
         "fingerprint": manifest.hash,
-        "splits": {name: _split_facts(split, sizes) for name, split in sizes.splits.items()},
+        "parent": manifest.parent,
+        "plan": manifest.plan,
+        "splits": {
+            name: _split_facts(manifest.splits[name], split, sizes)
+            for name, split in sizes.splits.items()
+        },
     }
 
 
-def _split_facts(split: SplitSizes, sizes: StoreSizes) -> dict[str, Any]:
+def _table_facts(tables: TableSet) -> dict[str, Any]:
+    return {
+        "codec": tables.codec,
+        "vocabulary_size": tables.vocabulary_size,
+        "file": None if tables.file is None else tables.file.name,
+        "bytes": 0 if tables.file is None else tables.file.bytes,
+    }
+
+
+def _split_facts(entry: SplitEntry, split: SplitSizes, sizes: StoreSizes) -> dict[str, Any]:
     parts = ("records", "framing", "index", "keys", "extras", "total", "source")
     return {
         "images": split.images,
+        "columns": [column.name for column in entry.columns],
+        "shards": len(entry.shards),
+        "table_sets": sorted({shard.tables for shard in entry.shards}),
         "bytes": {part: getattr(split, part) for part in parts},
         "bytes_an_image": {part: split.an_image(getattr(split, part)) for part in parts},
         "records_of_entropy": _ratio(split.an_image(split.records), sizes.entropy),
@@ -74,6 +102,13 @@ def _codes(manifest: Manifest) -> int | None:
     return codes if isinstance(codes, int) else None
 
 
+def _codecs(manifest: Manifest) -> str:
+    """`zstd`, or `gzip, zstd (3 table sets)`, as appending makes them."""
+    names = ", ".join(sorted({tables.codec for tables in manifest.table_sets}))
+    sets = len(manifest.table_sets)
+    return f"{names} ({sets} table sets)" if sets > 1 else names
+
+
 def _heading(store: str, manifest: Manifest) -> list[str]:
     classes = manifest.classes or ()
     named = f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
@@ -88,7 +123,7 @@ def _heading(store: str, manifest: Manifest) -> list[str]:
         f"tokenizer   {manifest.tokenizer.name}, pictures {size} ({preprocess.rule})",
         f"vocabulary  {manifest.vocabulary.size:,} codes{codes}, "
         f"order-0 entropy {manifest.vocabulary.entropy:.3f} bits a token",
-        f"codec       {', '.join(tables.codec for tables in manifest.table_sets)}",
+        f"codec       {_codecs(manifest)}",
         f"classes     {named if manifest.classes is not None else 'none'}",
         f"order       {manifest.order.rule}{seed}",
         f"rejects     {manifest.rejects.count:,}",

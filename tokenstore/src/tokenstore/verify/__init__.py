@@ -16,6 +16,7 @@ from tokenstore.reader import Store
 from tokenstore.storage import Storage, open_storage
 from tokenstore.verify.files import check_files, check_rejects, check_vocabulary
 from tokenstore.verify.findings import Finding, Findings
+from tokenstore.verify.growth import check_growth
 from tokenstore.verify.images import SplitCheck
 
 Progress = Callable[[int, int], None]
@@ -49,6 +50,7 @@ def verify_store(
     check_files(store, findings, hash_shards=sample is None)
     check_vocabulary(store, findings)
     check_rejects(store, findings)
+    check_growth(store, findings)
     checks = {name: SplitCheck(split, findings, sample) for name, split in store.splits.items()}
     total, done = sum(check.todo for check in checks.values()), 0
     for check in checks.values():
