@@ -1,0 +1,202 @@
+"""seit: the files that SeiT released, and that its code trains from.
+
+    NAME-token.data.bin.gz    one gzip stream: the code of all images, see seit_code.py
+    NAME-token.index.npy.gz   gzipped .npy: where each image starts in the stream, and its end
+    NAME-label.txt            one class number a line
+    codebook.ckpt             one float tensor [codes, width], saved by torch
+    synonyms.json             {"id": [nearest ids, nearest first]}
+
+The numbers in the data are rows of codebook.ckpt. SeiT renamed ViT-VQGAN's ids by their popularity
+on ImageNet's train set and cut the codebook to the 391 that occur, so its numbers are already
+ranks of that set; here they are ids like any tokenizer's, and a store ranks them by its own images.
+An export writes a store's ids if they are 0, 1, 2 ... without a gap, as those of a release are,
+and else its ranks, with the ids in the card. Its reader takes ids below 510 only.
+"""
+
+import contextlib
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenstore.errors import CodecError, SourceError, UsageError
+from tokenstore.interop.base import Chunk, Format, ImportRequest, Incoming, Outgoing
+from tokenstore.interop.card import TokenCard, read_card
+from tokenstore.interop.codebook import codebook_of
+from tokenstore.interop.labels import read_labels
+from tokenstore.interop.seit_code import Reading, Tally, coded, read_ids
+from tokenstore.interop.seit_files import DATA, INDEX, LABEL, Stream, find_files
+
+CODEBOOK, SYNONYMS = "codebook.ckpt", "synonyms.json"
+LIMIT = 510  # the published reader forgets how many bytes 255 it has seen
+READER_IDS = 1024  # and takes images of so many ids only, unless it is told otherwise
+SYNONYM_COUNT = 5  # so many are chosen among
+
+
+class Seit(Format):
+    """The released files; see above."""
+
+    name = "seit"
+
+    @classmethod
+    def open(cls, request: ImportRequest) -> Incoming:
+        """See `Format.open`; reads all data once, to see what its bytes mean."""
+        place = request.place
+        folder = place if place.is_dir() else place.parent
+        card = read_card(folder)
+        streams = {
+            split: Stream.open(files) for split, files in find_files(place, request.split).items()
+        }
+        tally = Tally(request.grid or card.grid)
+        for stream in streams.values():
+            for _, data, offsets in stream.runs():
+                tally.see(data, offsets[:-1], offsets[1:])
+        reading, grid = tally.decide(f"'{place}'")
+        codebook = codebook_of(request.codebook, folder / CODEBOOK)
+        ids = None if card.ids is None else np.array(card.ids, np.int64)
+        if ids is not None and codebook is not None:
+            codebook = codebook.renamed(ids)
+        notes = []
+        if (folder / SYNONYMS).is_file():
+            notes.append(f"{SYNONYMS} is not kept: training finds synonyms in the codebook")
+        return Incoming(
+            grid=grid,
+            splits={
+                split: _reader(stream, grid, reading, ids) for split, stream in streams.items()
+            },
+            card=card,
+            codebook=codebook,
+            images=sum(map(len, streams.values())),
+            notes=notes,
+        )
+
+    @classmethod
+    def export(cls, outgoing: Outgoing) -> None:
+        """See `Format.export`."""
+        store, folder = outgoing.store, outgoing.folder
+        numbers = _numbers(store.vocabulary.ids)
+        if len(numbers) > LIMIT:
+            raise UsageError(
+                f"'{store.url}' has {len(numbers):,} codes, and SeiT's reader can tell {LIMIT} "
+                "apart only. Export it as npy, webdataset or parquet."
+            )
+        ids = prod(store.manifest.grid)
+        if ids != READER_IDS:
+            outgoing.notes.append(
+                f"SeiT's reader expects {READER_IDS} ids an image; these have {ids}, so tell it"
+            )
+        for split in outgoing.splits:
+            _write_split(outgoing, split, numbers)
+        if store.codebook is not None:
+            rows = np.empty_like(store.codebook)
+            rows[numbers] = store.codebook
+            _write_codebook(folder, rows)
+        columns = {name for split in outgoing.splits for name in store[split].columns}
+        lost = sorted(columns & {"key", "meta", "view"})
+        if lost:
+            outgoing.notes.append(f"left out, since these files have no place for: {lost}")
+        card = TokenCard.of(store.manifest, outgoing.splits)
+        if not np.array_equal(numbers, store.vocabulary.ids):
+            card = card.model_copy(update={"ids": tuple(store.vocabulary.ids.tolist())})
+        card.write(folder)
+
+
+def _reader(
+    stream: Stream, grid: tuple[int, ...], reading: Reading, ids: NDArray[np.int64] | None
+) -> Callable[[], Iterator[Chunk]]:
+    """What reads the samples of a split; `ids` renames the numbers in the data."""
+    file = stream.files.label
+    labels = None if file is None else read_labels(file)
+    if labels is not None and len(labels) != len(stream):
+        raise SourceError(
+            f"'{file}' has {len(labels)} labels, '{stream.files.offsets}' {len(stream)} images. "
+            "One of them is of another split."
+        )
+
+    def chunks() -> Iterator[Chunk]:
+        for first, data, offsets in stream.runs():
+            where = _where(stream.files.data, first)
+            try:
+                numbers = read_ids((data, offsets[:-1], offsets[1:]), grid, reading)
+            except CodecError as error:
+                raise SourceError(
+                    f"'{stream.files.data}', behind image {first}: {error}"
+                ) from error
+            some = None if labels is None else labels[first : first + len(numbers)]
+            yield Chunk(_renamed(numbers, ids, where), where, some)
+
+    return chunks
+
+
+def _renamed(
+    numbers: NDArray[np.uint16], ids: NDArray[np.int64] | None, where: Callable[[int], str]
+) -> NDArray[np.integer[Any]]:
+    if ids is None:
+        return numbers
+    wrong = np.argwhere(numbers >= len(ids))
+    if len(wrong):
+        raise SourceError(
+            f"{where(int(wrong[0][0]))} holds {numbers[tuple(wrong[0])]}, but the card lists "
+            f"{len(ids)} ids. It belongs to other data; remove it to import the numbers as ids."
+        )
+    renamed: NDArray[np.int64] = ids[numbers]
+    return renamed
+
+
+def _where(file: Path, first: int) -> Callable[[int], str]:
+    return lambda i: f"'{file}', image {first + i}"
+
+
+def _numbers(ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """What is written for each rank: its id where ids have no gap, else the rank itself."""
+    ranks = np.arange(len(ids))
+    return ids.astype(np.int64) if np.array_equal(np.sort(ids), ranks) else ranks
+
+
+def _write_split(outgoing: Outgoing, split: str, numbers: NDArray[np.int64]) -> None:
+    folder, vocabulary = outgoing.folder, outgoing.store.vocabulary
+    ends, labels = [np.zeros(1, np.int64)], []
+
+    def written() -> Iterator[NDArray[np.uint16]]:
+        for chunk in outgoing.chunks(split):
+            if chunk.labels is not None:
+                labels.extend(np.asarray(chunk.labels).tolist())
+            yield numbers[vocabulary.to_ranks(chunk.ids)].astype(np.uint16)
+
+    with _gzip(folder / f"{split}-token{DATA}") as stream:
+        for data, stops in coded(written()):
+            stream.write(data.tobytes())
+            ends.append(ends[-1][-1] + stops)
+    with _gzip(folder / f"{split}-token{INDEX}") as stream:
+        np.save(stream, np.concatenate(ends))
+    if labels:
+        lines = "".join(f"{label}\n" for label in labels)
+        (folder / f"{split}{LABEL}").write_text(lines, "utf-8")
+
+
+@contextlib.contextmanager
+def _gzip(file: Path) -> Iterator[IO[bytes]]:
+    """A gzip file that tells neither time nor name."""
+    with file.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as stream:
+        yield cast(IO[bytes], stream)
+
+
+def _write_codebook(folder: Path, rows: NDArray[np.float32]) -> None:
+    """`codebook.ckpt` and the synonyms in it."""
+    import torch
+
+    torch.save(torch.from_numpy(rows), folder / CODEBOOK)
+    squares = np.square(rows.astype(np.float64)).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * rows.astype(np.float64) @ rows.T
+    np.fill_diagonal(distances, np.inf)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, : min(SYNONYM_COUNT, len(rows) - 1)]
+    table = {str(i): ids.tolist() for i, ids in enumerate(nearest)}
+    (folder / SYNONYMS).write_text(json.dumps(table), "utf-8")
+
+
+PLUGIN = Seit
