@@ -143,6 +143,12 @@ class Preprocess:
         Raises:
             UsageError: the settings are not of that form.
         """
+        if not settings:
+            raise UsageError(
+                "these tokens were imported from files that do not say how pictures became them, "
+                "so no picture can here. Name tokenizer and preprocess in a tokens.json beside the "
+                "files, and import them again."
+            )
         try:
             rule, (height, width) = settings["rule"], settings["size"]
             return cls(str(rule), (int(height), int(width)))

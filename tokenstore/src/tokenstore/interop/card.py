@@ -7,9 +7,9 @@ write one by hand. An input without a card is of an unknown tokenizer. Data only
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from tokenstore.entries import UNKNOWN, Dimension, Entry, TokenizerEntry, Word
 from tokenstore.errors import SourceError
@@ -23,7 +23,7 @@ class TokenCard(Entry):
 
     Attributes:
         tokenizer: as in a manifest.
-        preprocess: as in a manifest; empty where it is not known.
+        preprocess: as in a manifest; it goes with the tokenizer.
         grid: shape of one image's ids.
         classes: names in label order.
         splits: names of the splits, in order.
@@ -37,13 +37,19 @@ class TokenCard(Entry):
     splits: tuple[Word, ...] | None = None
     ids: tuple[Annotated[int, Field(ge=0)], ...] | None = None
 
+    @model_validator(mode="after")
+    def _known_together(self) -> Self:
+        if (self.tokenizer is None) != (not self.preprocess):
+            raise ValueError("tokenizer and preprocess are known together, or neither is")
+        return self
+
     @classmethod
     def of(cls, manifest: Manifest, splits: tuple[str, ...]) -> "TokenCard":
         """The card of a store."""
         known = manifest.tokenizer.name != UNKNOWN
         return cls(
             tokenizer=manifest.tokenizer if known else None,
-            preprocess=manifest.preprocess,
+            preprocess=manifest.preprocess if known else {},
             grid=manifest.grid,
             classes=manifest.classes,
             splits=splits,
@@ -51,7 +57,7 @@ class TokenCard(Entry):
 
     def write(self, folder: Path) -> None:
         """Write `tokens.json`."""
-        told = self.model_dump(mode="json", exclude_none=True)
+        told = self.model_dump(mode="json", exclude_defaults=True)
         (folder / NAME).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -69,8 +69,9 @@ def _split_of(file: Path, known: Sequence[str]) -> str | None:
     """`train/a.tar`, `train.tar`, `train-0001.tar` -> "train"."""
     if len(file.parts) > 1:
         return file.parts[0] if file.parts[0] in known else None
-    stem = re.sub(r"([-_.]\d[\w.-]*)?(\.[A-Za-z]\w*)+$", "", file.name)
-    return stem if stem in known else None
+    numbered = r"([-_.]\d[\w.-]*)?(\.[A-Za-z]\w*)+"
+    fitting = [name for name in known if re.fullmatch(re.escape(name) + numbered, file.name)]
+    return max(fitting, key=len, default=None)
 
 
 def _hidden(file: Path, folder: Path) -> bool:

@@ -43,16 +43,17 @@ class Npy(Format):
         if not arrays:
             return open_images(request, card)
         asked = request.grid or card.grid
-        opened = {split: _open(file, asked) for split, file in arrays.items()}
-        grids = {array.shape[1:] for array in opened.values()}
+        opened = {split: _open(file) for split, file in arrays.items()}
+        grids = {_grid(file, opened[split].shape, asked) for split, file in arrays.items()}
         if len(grids) > 1:
             raise SourceError(
                 f"the arrays of '{place}' have grids {sorted(grids)}. All grids of a store are "
                 "alike; import them into stores of their own."
             )
+        grid = grids.pop()
         return Incoming(
-            grid=grids.pop(),
-            splits={split: _reader(arrays[split], opened[split]) for split in arrays},
+            grid=grid,
+            splits={split: _reader(arrays[split], opened[split], grid) for split in arrays},
             card=card,
             codebook=codebook_of(request.codebook, folder / NAME),
             images=sum(map(len, opened.values())),
@@ -82,11 +83,14 @@ def _arrays(request: ImportRequest, card: TokenCard) -> dict[str, Path]:
     return {split: file for split, file in files.items() if file.is_file()}
 
 
-def _open(file: Path, asked: Grid | None) -> NDArray[np.integer[Any]]:
-    """The array as [N, *grid], mapped."""
+def _open(file: Path) -> NDArray[np.integer[Any]]:
+    """The array, mapped."""
+    return whole_numbers(map_npy(file), f"'{file}'")
+
+
+def _grid(file: Path, shape: tuple[int, ...], asked: Grid | None) -> Grid:
+    """How the ids of one image lie in an array of this shape."""
     where = f"'{file}'"
-    array = whole_numbers(map_npy(file), where)
-    shape = array.shape
     if len(shape) not in (2, 3, 4) or 0 in shape:
         raise SourceError(
             f"{where} is {list(shape)}, expected ids [images, rows, columns] of at least one image."
@@ -97,18 +101,20 @@ def _open(file: Path, asked: Grid | None) -> NDArray[np.integer[Any]]:
                 f"{where} is {list(shape)}: {prod(shape[1:])} ids an image are no grid "
                 f"{'x'.join(map(str, asked))}. Say --grid as they lie."
             )
-        return array.reshape(len(array), *asked)
+        return asked
     if len(shape) > 2:
-        return array
+        return shape[1:]
     if shape[0] == shape[1]:
         raise SourceError(
             f"{where} is {list(shape)}: one image, or {shape[0]} of {shape[1]} ids each? Save it "
             "as [images, rows, columns], or say --grid HxW if it is many."
         )
-    return array.reshape(len(array), *square(shape[1], where))
+    return square(shape[1], where)
 
 
-def _reader(file: Path, array: NDArray[np.integer[Any]]) -> Callable[[], Iterator[Chunk]]:
+def _reader(
+    file: Path, array: NDArray[np.integer[Any]], grid: Grid
+) -> Callable[[], Iterator[Chunk]]:
     """What reads the samples of an array, and the labels and keys beside it."""
     label_file, key_file = (file.with_name(f"{file.stem}{end}") for end in (LABELS, KEYS))
     labels = read_labels(label_file) if label_file.is_file() else None
@@ -123,7 +129,7 @@ def _reader(file: Path, array: NDArray[np.integer[Any]]) -> Callable[[], Iterato
         for first in range(0, len(array), CHUNK):
             some = slice(first, first + CHUNK)
             yield Chunk(
-                np.asarray(array[some]),
+                np.asarray(array[some]).reshape(-1, *grid),
                 _where(file, first),
                 None if labels is None else labels[some],
                 None if keys is None else keys[some],

@@ -29,8 +29,10 @@ from tokenstore.interop.base import Chunk, Format, ImportRequest, Incoming, Outg
 from tokenstore.interop.card import TokenCard, read_card
 from tokenstore.interop.codebook import codebook_of
 from tokenstore.interop.labels import read_labels
+from tokenstore.interop.layout import USUAL
 from tokenstore.interop.seit_code import Reading, Tally, coded, read_ids
 from tokenstore.interop.seit_files import DATA, INDEX, LABEL, Stream, find_files
+from tokenstore.progress import WorkProgress
 
 CODEBOOK, SYNONYMS = "codebook.ckpt", "synonyms.json"
 LIMIT = 510  # the published reader forgets how many bytes 255 it has seen
@@ -49,13 +51,15 @@ class Seit(Format):
         place = request.place
         folder = place if place.is_dir() else place.parent
         card = read_card(folder)
-        streams = {
-            split: Stream.open(files) for split, files in find_files(place, request.split).items()
-        }
+        found = find_files(place, request.split, card.splits or USUAL)
+        streams = {split: Stream.open(files) for split, files in found.items()}
+        images = sum(map(len, streams.values()))
         tally = Tally(request.grid or card.grid)
-        for stream in streams.values():
-            for _, data, offsets in stream.runs():
-                tally.see(data, offsets[:-1], offsets[1:])
+        with WorkProgress("looking at", images) as progress:
+            for stream in streams.values():
+                for _, data, offsets in stream.runs():
+                    tally.see(data, offsets[:-1], offsets[1:])
+                    progress.advance(len(offsets) - 1)
         reading, grid = tally.decide(f"'{place}'")
         codebook = codebook_of(request.codebook, folder / CODEBOOK)
         ids = None if card.ids is None else np.array(card.ids, np.int64)
@@ -71,7 +75,7 @@ class Seit(Format):
             },
             card=card,
             codebook=codebook,
-            images=sum(map(len, streams.values())),
+            images=images,
             notes=notes,
         )
 

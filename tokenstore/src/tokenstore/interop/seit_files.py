@@ -6,7 +6,7 @@ What the bytes mean is for `seit_code`, and what becomes of them for `seit`.
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tokenstore.errors import SourceError
 from tokenstore.interop.arrays import read_npy
-from tokenstore.interop.layout import USUAL, files_below
+from tokenstore.interop.layout import files_below
 
 DATA, INDEX, LABEL = ".data.bin.gz", ".index.npy.gz", "-label.txt"
 READ_BYTES = 1 << 22
@@ -117,8 +117,12 @@ def read_index(file: Path) -> NDArray[np.int64]:
     return numbers
 
 
-def find_files(place: Path, split: str) -> dict[str, Files]:
-    """The files of each split."""
+def find_files(place: Path, split: str, known: Sequence[str]) -> dict[str, Files]:
+    """The files of each split: a file is `split`, those of a folder say in their names which.
+
+    Raises:
+        SourceError: there are none, or two of one split.
+    """
     if place.is_file() or not place.exists():
         if not place.is_file() or not place.name.endswith(DATA):
             raise SourceError(f"'{place}' is no file *{DATA}. Give one, or the folder they are in.")
@@ -126,19 +130,15 @@ def find_files(place: Path, split: str) -> dict[str, Files]:
     found: dict[str, Files] = {}
     data = files_below(place, [DATA])
     for file in data:
-        told = [word for word in re.split(r"[-_.]", file.name) if word in USUAL]
-        name = told[0] if told else split
+        told = [word for word in known if re.search(rf"(^|[-_.]){re.escape(word)}[-_.]", file.name)]
+        name = max(told, key=len, default=split)
         if name in found:
             raise SourceError(
                 f"'{found[name].data}' and '{file}' are both of split '{name}'. Import one of "
                 "them by its name, or move it."
             )
         found[name] = _files(file)
-    return {name: found[name] for name in sorted(found, key=_usual_order)}
-
-
-def _usual_order(split: str) -> tuple[int, str]:
-    return (USUAL.index(split) if split in USUAL else len(USUAL), split)
+    return {name: found[name] for name in (*known, split) if name in found}
 
 
 def _files(data: Path) -> Files:
