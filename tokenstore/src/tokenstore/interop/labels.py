@@ -5,6 +5,7 @@ become classes "0", "1" ... where nobody names them. Knows no stores.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,17 +59,17 @@ def as_labels(values: Any, file: Path) -> Labels:
         return np.array(values, np.int64)
     if isinstance(values, list) and all(type(value) is str and value for value in values):
         return values
-    what = f"a list of {type(values[0]).__name__} and others" if values else type(values).__name__
-    raise SourceError(f"'{file}' holds {what}, expected a list of class numbers or of class names.")
+    kinds = sorted({type(v).__name__ for v in values}) if isinstance(values, list) else []
+    what = f"a list of {' and '.join(kinds)}" if kinds else type(values).__name__
+    raise SourceError(
+        f"'{file}' holds {what}, expected class numbers only, or class names only, none empty."
+    )
 
 
 def _numbers(lines: list[str]) -> list[Any]:
-    """Lines as numbers, if all are."""
+    """Each line as a number if it is one."""
     stripped = [line.strip() for line in lines]
-    try:
-        return [int(line) for line in stripped]
-    except ValueError:
-        return stripped
+    return [int(line) if re.fullmatch(r"[+-]?\d{1,18}", line) else line for line in stripped]
 
 
 @dataclass
