@@ -15,6 +15,7 @@ A file of this folder defines one subclass and names it in the module constant `
 know nothing of vocabularies, ranks, codecs and shards.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenstore.errors import UsageError
 from tokenstore.interop.card import TokenCard
 from tokenstore.interop.codebook import Codebook
 from tokenstore.reader import Split, Store
@@ -32,6 +34,7 @@ Grid = tuple[int, ...]  # (h, w) or (c, h, w)
 Ids = NDArray[np.integer[Any]]
 
 CHUNK = 1024  # samples read at a time
+SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,13 @@ class ImportRequest:
     grid: Grid | None = None
     codebook: Path | None = None
     labels: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name of a split that shards cannot have."""
+        if not SPLIT.fullmatch(self.split):
+            raise UsageError(
+                f"--split '{self.split}' is no name of a split: letters, digits, _ and - only"
+            )
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,10 @@ def _grid(opened: pyarrow.parquet.ParquetFile, file: Path) -> Grid:
             return grid
         raise SourceError(f"'{file}' says its grid is {list(grid)}. Say --grid HxW.")
     column = _ids_column(schema, file)
-    row = next(opened.iter_batches(1, columns=[column]), None)
+    try:
+        row = next(opened.iter_batches(1, columns=[column]), None)
+    except UNREADABLE as error:
+        raise SourceError(f"'{file}' cannot be read ({error}). Fetch it anew.") from error
     if row is None or not len(row):
         raise SourceError(f"'{file}' has no rows. Leave it out.")
     first: Any = row.column(0)[0].as_py()

@@ -31,12 +31,10 @@ from tokenstore.interop.base import CHUNK, Chunk, Format, Grid, ImportRequest, I
 from tokenstore.interop.card import TokenCard, read_card
 from tokenstore.interop.codebook import NAME, codebook_of, write_codebook
 from tokenstore.interop.layout import split_files
+from tokenstore.interop.tars import SUFFIXES, members
 
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 PICKLES = ("pyd", "pth", "pt", "pkl", "pickle", "ckpt", "dill", "joblib", "npz")
-MOST_BYTES = 1 << 26  # of a member; a larger one holds no ids of one image
 SHARD_IMAGES = 16_384
-DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError)
 
 
 @dataclass
@@ -118,7 +116,7 @@ class WebDataset(Format):
         place = request.place
         folder = place if place.is_dir() else place.parent
         card = read_card(folder)
-        files = split_files(place, TARS, request.split, card)
+        files = split_files(place, SUFFIXES, request.split, card)
         left_out: Counter[str] = Counter()
         first = next(iter(files.values()))[0]
         sample = next(_samples(first, Counter()), None)
@@ -218,26 +216,12 @@ def _samples(tar: Path, left_out: Counter[str]) -> Iterator[Sample]:
 
 
 def _members(tar: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name, extension and bytes of each file in a tar."""
-    try:
-        with tarfile.open(tar, "r|*") as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                if not member.isfile() or path.name.startswith("."):
-                    continue
-                stem, _, extension = path.name.partition(".")
-                if member.size > MOST_BYTES:
-                    raise SourceError(
-                        f"'{tar}', member '{member.name}' has {member.size:,} bytes, expected the "
-                        f"ids of one image: at most {MOST_BYTES:,}."
-                    )
-                stream = archive.extractfile(member)
-                content = b"" if stream is None else stream.read()
-                if len(content) != member.size:
-                    raise SourceError(f"'{tar}' is cut short in '{member.name}'. Fetch it anew.")
-                yield (path.parent / stem).as_posix(), extension, content
-    except DAMAGED as error:
-        raise SourceError(f"'{tar}' is no whole tar ({error}). Fetch it anew.") from error
+    """Name, extension and bytes of each file in a tar that is not hidden."""
+    for member, content in members(tar):
+        path = PurePosixPath(member)
+        stem, _, extension = path.name.partition(".")
+        if stem:
+            yield (path.parent / stem).as_posix(), extension, content
 
 
 def _write_split(outgoing: Outgoing, split: str) -> None:
