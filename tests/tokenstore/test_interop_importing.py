@@ -11,7 +11,7 @@ import tokenstore
 from tests.toy_images import write_corpus
 from tests.toy_store import write_toy_store
 from tokenstore.cli.main import main
-from tokenstore.errors import BuildError, SourceError, TokenizerError, UsageError
+from tokenstore.errors import BuildError, SourceError, UsageError
 from tokenstore.interop import importing, screening
 from tokenstore.interop.base import ImportRequest
 from tokenstore.interop.exporting import export_store
@@ -161,7 +161,7 @@ def imported(array, tmp_path):
 
 def test_pictures_of_an_unknown_tokenizer_are_refused_with_the_cure(imported, tmp_path):
     store = tokenstore.open(imported)
-    with pytest.raises(TokenizerError, match=r"imported from npy files .*store\.ids\(ranks\)"):
+    with pytest.raises(UsageError, match=r"imported from files .*store\.ids\(ranks\)"):
         store.decode(store["train"].read([0]).ranks)
     told = run("show", imported, 0, "-o", tmp_path / "a.png")
     assert told.exit_code == 2
@@ -169,7 +169,7 @@ def test_pictures_of_an_unknown_tokenizer_are_refused_with_the_cure(imported, tm
     images = write_corpus(tmp_path / "images", {"train": 2})
     told = run("build", images, "-o", tmp_path / "t", "--vocabulary", imported)
     assert told.exit_code == 2
-    assert "imported from files that do not say how pictures became them" in told.stderr
+    assert "imported from files that do not say which tokenizer made them" in told.stderr
 
 
 def test_info_says_where_an_imported_store_comes_from(imported):

@@ -145,9 +145,10 @@ class Preprocess:
         """
         if not settings:
             raise UsageError(
-                "these tokens were imported from files that do not say how pictures became them, "
-                "so no picture can here. Name tokenizer and preprocess in a tokens.json beside the "
-                "files, and import them again."
+                "the tokens were imported from files that do not say which tokenizer made them, so "
+                "they cannot be decoded to pictures, and pictures cannot become such tokens. Decode "
+                "store.ids(ranks) with that tokenizer, or name it in a tokens.json beside the "
+                "files (docs/interop.md) and import them again."
             )
         try:
             rule, (height, width) = settings["rule"], settings["size"]

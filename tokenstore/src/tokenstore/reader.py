@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tokenstore.codecs.base import Codec, Ranks
-from tokenstore.entries import UNKNOWN
-from tokenstore.errors import Mismatch, OutOfRange, TokenizerError, UnknownName, UsageError
+from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import find_codec, load_codec, load_vocabulary
 from tokenstore.manifest import Manifest, SplitEntry, load_manifest
 from tokenstore.shards import Shards
@@ -158,19 +157,12 @@ class Store(Mapping[str, "Split"]):
             precision: arithmetic of its networks.
 
         Raises:
-            TokenizerError: nobody knows which it was: the store was imported without its name.
+            UsageError: nobody knows which it was: the store was imported without its name.
             UnknownName: no such tokenizer is installed.
             WeightsError: its weights are missing.
             Mismatch: weights or settings are not the ones that made the store.
         """
         entry = self.manifest.tokenizer
-        if entry.name == UNKNOWN:
-            raise TokenizerError(
-                f"'{self.url}' was imported from {self.manifest.source.kind} files that do not say "
-                "which tokenizer made them, so it cannot be decoded to pictures. Decode "
-                "store.ids(ranks) with that tokenizer, or name it in a tokens.json beside the "
-                "files and import them again."
-            )
         # By name, so that reading alone never imports torch.
         rules = importlib.import_module("tokenstore.preprocess")
         tokenizers = importlib.import_module("tokenstore.tokenizers")
