@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 import tokenstore
 from tests.golden.golden_seit import FOLDER, codebook, slow_bytes, truth
 from tests.small_store import Small, write_small_store
+from tokenstore.codecs.escape import escape
 from tokenstore.errors import SourceError, UsageError, WeightsError
 from tokenstore.interop.base import ImportRequest
 from tokenstore.interop.exporting import export_store
 from tokenstore.interop.importing import ImportOptions, import_store
-from tokenstore.interop.seit_code import Reading, Tally, coded, read_ids
+from tokenstore.interop.seit_code import Reading, Tally, read_ids
 from tokenstore.verify import verify_store
 
 # --- the code
@@ -57,7 +58,7 @@ grids = st.integers(1, 4).flatmap(
 def test_ids_below_510_are_written_as_the_published_writer_does_and_read_back(ids):
     data, starts = slow_bytes(ids)
     assert slow_steps(ids) == (data, starts)  # up to here the two readings are one
-    ((ours, ends),) = coded([ids.astype(np.uint16)])
+    ours, ends = escape(ids.astype(np.uint16))
     assert (ours.tobytes(), [0, *ends.tolist()]) == (data, starts)
     reading, found = decided(data, starts)
     assert reading is Reading.STEPS

@@ -146,7 +146,7 @@ class Preprocess:
         if not settings:
             raise UsageError(
                 "the tokens were imported from files that do not say which tokenizer made them, so "
-                "they cannot be decoded to pictures, and pictures cannot become such tokens. Decode "
+                "they cannot be decoded to pictures, nor pictures become such tokens. Decode "
                 "store.ids(ranks) with that tokenizer, or name it in a tokens.json beside the "
                 "files (docs/interop.md) and import them again."
             )

@@ -15,12 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 from tokenstore import registry
 from tokenstore.build.output import claim_output
 from tokenstore.build.plan import Plan
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.entries import UNKNOWN, FileEntry, ShardEntry, SplitEntry, TokenizerEntry
 from tokenstore.errors import SourceError, UnknownName
+from tokenstore.interop.arrays import LARGEST_ID
 from tokenstore.interop.base import Chunk, Format, ImportRequest, Incoming
 from tokenstore.interop.labels import Labels, read_labels
 from tokenstore.interop.screening import Survey, screened
@@ -282,12 +285,16 @@ def _entry(target: Storage, name: str) -> FileEntry:
 
 def _ranked(split: str, packing: _Packing) -> Iterator[Samples]:
     """The samples of a split with ranks for ids and numbers for labels."""
-    incoming = packing.survey.incoming
+    incoming, ids = packing.survey.incoming, packing.vocabulary.ids
+    # A table, since searching costs as much as all the rest. An id that the first reading has not
+    # met becomes rank 0, in a store that is never published: the two readings differ.
+    rank_of = np.zeros(LARGEST_ID, np.uint16)
+    rank_of[ids] = np.arange(len(ids))
     for chunk in screened(incoming, split, keys=packing.keys):
         packing.seen.see(split, chunk)
         labels = chunk.labels
         yield Samples(
-            ranks=packing.vocabulary.to_ranks(chunk.ids),
+            ranks=rank_of[chunk.ids],
             labels=None if labels is None else packing.survey.classes.numbers(labels),
             keys=chunk.keys,
             meta=chunk.meta,

@@ -24,13 +24,14 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenstore.codecs.escape import escape
 from tokenstore.errors import CodecError, SourceError, UsageError
 from tokenstore.interop.base import Chunk, Format, ImportRequest, Incoming, Outgoing
 from tokenstore.interop.card import TokenCard, read_card
 from tokenstore.interop.codebook import codebook_of
 from tokenstore.interop.labels import read_labels
 from tokenstore.interop.layout import USUAL
-from tokenstore.interop.seit_code import Reading, Tally, coded, read_ids
+from tokenstore.interop.seit_code import Reading, Tally, read_ids
 from tokenstore.interop.seit_files import DATA, INDEX, LABEL, Stream, find_files
 from tokenstore.progress import WorkProgress
 
@@ -163,19 +164,16 @@ def _numbers(ids: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def _write_split(outgoing: Outgoing, split: str, numbers: NDArray[np.int64]) -> None:
-    folder, vocabulary = outgoing.folder, outgoing.store.vocabulary
-    ends, labels = [np.zeros(1, np.int64)], []
-
-    def written() -> Iterator[NDArray[np.uint16]]:
-        for chunk in outgoing.chunks(split):
-            if chunk.labels is not None:
-                labels.extend(np.asarray(chunk.labels).tolist())
-            yield numbers[vocabulary.to_ranks(chunk.ids)].astype(np.uint16)
-
+    folder, ids = outgoing.folder, outgoing.store.vocabulary.ids
+    ends, labels = [np.zeros(1, np.int64)], list[Any]()
+    number_of = np.zeros(int(ids.max()) + 1, np.uint16)
+    number_of[ids] = numbers
     with _gzip(folder / f"{split}-token{DATA}") as stream:
-        for data, stops in coded(written()):
+        for chunk in outgoing.chunks(split):
+            data, stops = escape(number_of[chunk.ids])
             stream.write(data.tobytes())
             ends.append(ends[-1][-1] + stops)
+            labels += [] if chunk.labels is None else [*chunk.labels]
     with _gzip(folder / f"{split}-token{INDEX}") as stream:
         np.save(stream, np.concatenate(ends))
     if labels:

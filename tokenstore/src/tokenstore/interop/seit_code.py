@@ -4,10 +4,10 @@ An id below 255 is one byte, and 255 announces a larger one. Equation 1 of SeiT 
 255 and id - 255, which ends at id 510 (255 255); continued in steps of 255, as this project does,
 255 255 0 is id 510 instead. The two differ only where two bytes 255 follow each other, and there
 they give different numbers of ids. All images have as many ids as their grid, so counting tells
-which one a file means. Arrays only; files are for `seit`.
+which one a file means. Ids below 510 are written by `codecs.escape`, which is both at once. Arrays
+only; files are for `seit`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from math import isqrt, prod
@@ -113,17 +113,6 @@ def read_ids(
     if bad >= 0:
         raise CodecError(f"row {bad} is not the code of {prod(grid)} ids of one or two bytes")
     return out
-
-
-def coded(ids: Iterable[NDArray[np.uint16]]) -> Iterable[tuple[Bytes, Offsets]]:
-    """Ids below 510 as bytes, and the end of each image in them; both readings give them back."""
-    for some in ids:
-        flat = some.reshape(len(some), -1)
-        is_long = flat >= ESCAPE
-        ends = np.cumsum(flat.shape[1] + is_long.sum(axis=1), dtype=np.int64)
-        data = np.full(int(ends[-1]), ESCAPE, np.uint8)
-        data[np.cumsum(is_long.ravel() + 1) - 1] = flat.ravel() - ESCAPE * is_long.ravel()
-        yield data, ends
 
 
 @compiled
