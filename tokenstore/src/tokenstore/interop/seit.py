@@ -9,8 +9,8 @@
 The numbers in the data are rows of codebook.ckpt. SeiT renamed ViT-VQGAN's ids by their popularity
 on ImageNet's train set and cut the codebook to the 391 that occur, so its numbers are already
 ranks of that set; here they are ids like any tokenizer's, and a store ranks them by its own images.
-An export writes a store's ids if they are 0, 1, 2 ... without a gap, as those of a release are,
-and else its ranks, with the ids in the card. Its reader takes ids below 510 only.
+Its reader takes ids below 510 only. An export writes a store's ids if all are, as those of a
+release are, and else its ranks, with the ids in the card; codebook.ckpt has the order of either.
 """
 
 import contextlib
@@ -98,9 +98,7 @@ class Seit(Format):
         for split in outgoing.splits:
             _write_split(outgoing, split, numbers)
         if store.codebook is not None:
-            rows = np.empty_like(store.codebook)
-            rows[numbers] = store.codebook
-            _write_codebook(folder, rows)
+            _write_codebook(outgoing, numbers, store.codebook)
         columns = {name for split in outgoing.splits for name in store[split].columns}
         lost = sorted(columns & {"key", "meta", "view"})
         if lost:
@@ -158,9 +156,8 @@ def _where(file: Path, first: int) -> Callable[[int], str]:
 
 
 def _numbers(ids: NDArray[np.int32]) -> NDArray[np.int64]:
-    """What is written for each rank: its id where ids have no gap, else the rank itself."""
-    ranks = np.arange(len(ids))
-    return ids.astype(np.int64) if np.array_equal(np.sort(ids), ranks) else ranks
+    """What is written for each rank: its id if every id can be, else the rank itself."""
+    return ids.astype(np.int64) if int(ids.max()) < LIMIT else np.arange(len(ids))
 
 
 def _write_split(outgoing: Outgoing, split: str, numbers: NDArray[np.int64]) -> None:
@@ -188,17 +185,28 @@ def _gzip(file: Path) -> Iterator[IO[bytes]]:
         yield cast(IO[bytes], stream)
 
 
-def _write_codebook(folder: Path, rows: NDArray[np.float32]) -> None:
-    """`codebook.ckpt` and the synonyms in it."""
+def _write_codebook(
+    outgoing: Outgoing, numbers: NDArray[np.int64], codebook: NDArray[np.float32]
+) -> None:
+    """`codebook.ckpt`, a row a number, and for each number that occurs its synonyms."""
     import torch
 
-    torch.save(torch.from_numpy(rows), folder / CODEBOOK)
-    squares = np.square(rows.astype(np.float64)).sum(axis=1)
-    distances = squares[:, None] + squares - 2 * rows.astype(np.float64) @ rows.T
+    rows = np.zeros((int(numbers.max()) + 1, codebook.shape[1]), np.float32)
+    rows[numbers] = codebook
+    if len(rows) > len(codebook):
+        outgoing.notes.append(
+            f"{len(rows) - len(codebook)} ids below {len(rows)} do not occur, so their rows in "
+            f"{CODEBOOK} are zeros; take the codebook of the release where you have it"
+        )
+    torch.save(torch.from_numpy(rows), outgoing.folder / CODEBOOK)
+    exact = codebook.astype(np.float64)
+    squares = np.square(exact).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * exact @ exact.T
     np.fill_diagonal(distances, np.inf)
-    nearest = np.argsort(distances, axis=1, kind="stable")[:, : min(SYNONYM_COUNT, len(rows) - 1)]
-    table = {str(i): ids.tolist() for i, ids in enumerate(nearest)}
-    (folder / SYNONYMS).write_text(json.dumps(table), "utf-8")
+    count = min(SYNONYM_COUNT, len(codebook) - 1)
+    nearest = numbers[np.argsort(distances, axis=1, kind="stable")[:, :count]]
+    table = {str(numbers[rank]): nearest[rank].tolist() for rank in np.argsort(numbers)}
+    (outgoing.folder / SYNONYMS).write_text(json.dumps(table), "utf-8")
 
 
 PLUGIN = Seit

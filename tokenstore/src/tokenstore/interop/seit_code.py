@@ -61,7 +61,7 @@ class Tally:
             SourceError: no reading fits, or both do and differ; the message says how to go on.
         """
         fitting = {}
-        for reading in set(Reading) - set(self.odd):
+        for reading in (reading for reading in Reading if reading not in self.odd):
             ids = int(self.first[reading.value])
             side = isqrt(ids)
             if self.grid is not None or side * side == ids:
