@@ -135,8 +135,15 @@ def import_store(
         output.clear_staging()
         whole = load_manifest(output.target)
         return ImportReport(output.target.url, whole, is_new=False, notes=incoming.notes)
-    with WorkProgress("packing", survey.images, stream=stream) as progress:
-        manifest = _pack(plan, survey, output.target, progress, options)
+    try:
+        with WorkProgress("packing", survey.images, stream=stream) as progress:
+            manifest = _pack(plan, survey, output.target, progress, options)
+    except (
+        SourceError
+    ):  # it was sound when it was surveyed, so shards of something else may lie here
+        for name in output.target.names():
+            output.target.remove(name)
+        raise
     output.clear_staging()
     return ImportReport(output.target.url, manifest, is_new=True, notes=incoming.notes)
 
@@ -243,7 +250,7 @@ def _pack(
     if seen.listing() != survey.listing():
         raise SourceError(
             "the input has changed while it was read. Run the same line again when nobody writes "
-            f"to it; nothing at '{target.url}' is a store yet."
+            f"to it; what was made at '{target.url}' is removed."
         )
     return publish(target, manifest)
 
