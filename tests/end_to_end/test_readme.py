@@ -25,7 +25,7 @@ BLOCK = re.compile(r"<!-- runs -->\n```(\w+)\n(.*?)```", re.DOTALL)
 def test_the_readme_runs(tmp_path, length):
     write_corpus(tmp_path / "photos", Corpus({"train": 8, "val": 2}, size=128))
     blocks = BLOCK.findall(TEXT)
-    assert [language for language, _ in blocks] == ["sh", "sh", "python", "python"]
+    assert [language for language, _ in blocks] == ["sh", "sh", "python", "python", "sh"]
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     program = ""

@@ -72,6 +72,34 @@ def test_the_source_lists_and_reads_its_images(tmp_path):
     assert source.load(listing.splits["train"][0]).size == (9, 7)
 
 
+def test_the_format_goes_out_and_comes_back(tmp_path, monkeypatch):
+    import tokenstore
+    from tests.toy_store import write_toy_store
+    from tokenstore.errors import SourceError
+    from tokenstore.interop import exporting, importing
+    from tokenstore.interop.base import ImportRequest
+
+    plugin = example("A format")
+    for module in (exporting, importing):
+        monkeypatch.setattr(module, "find_format", lambda kind: plugin)
+    store = write_toy_store(tmp_path / "s")
+    exporting.export_store(store.url, "jsonl", tmp_path / "out")
+    line = (tmp_path / "out" / "val.jsonl").read_text().splitlines()[1]
+    assert line.startswith('{"class_id": ')
+    request = ImportRequest(tmp_path / "out")
+    importing.import_store("jsonl", request, tmp_path / "t", importing.ImportOptions())
+    back = tokenstore.open(tmp_path / "t")
+    for split in ("train", "val"):
+        everything = np.arange(len(store[split]))
+        there, here = store[split].read(everything), back[split].read(everything)
+        assert np.array_equal(back.ids(here.ranks), store.ids(there.ranks))
+        assert np.array_equal(here.labels, there.labels)
+    with (tmp_path / "out" / "val.jsonl").open("a") as file:
+        file.write('{"tokens": [1, 2]}\n')
+    with pytest.raises(SourceError, match="line 16 has 2 ids, expected 64"):
+        importing.import_store("jsonl", request, tmp_path / "u", importing.ImportOptions())
+
+
 def test_the_augmentation_mirrors_some_images_of_a_batch():
     from seit_train.augment.base import Surroundings, View
 

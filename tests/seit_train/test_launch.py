@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seit_train.launch import train
+from seit_train.launch import TrainRequest, train
 from seit_train.run import Run
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Mismatch, TrainingError, UnknownName, UsageError
@@ -43,6 +43,20 @@ def test_a_run_folder_holds_what_the_design_says(request_run, store):
     assert opened.store.fingerprint == store.fingerprint
     assert opened.store.vocabulary_fingerprint() == store.vocabulary_fingerprint
     assert torch.equal(opened.store.facts().codebook, run.store.facts().codebook)
+
+
+@pytest.mark.parametrize("task", ["mtm", "classify"])
+def test_a_store_without_a_codebook_trains_with_a_learned_embedding(tmp_path, caplog, task):
+    toy = ToyStore({"train": 32, "val": 8}, side=16, with_codebook=False)
+    store = write_toy_store(tmp_path / "s", toy)
+    small = ["model.depth=1"] if task == "classify" else ["model.encoder.depth=1"]
+    request = TrainRequest(
+        task, store.url, tmp_path / "run", "cpu_tiny", ["steps=1", "batch_size=8", *small]
+    )
+    with caplog.at_level("INFO"):
+        outcome = train(request)
+    assert outcome.steps == 1
+    assert "no codebook, so the id embedding is learnt from a random start" in caplog.text
 
 
 def test_an_existing_run_is_refused_without_resume_and_stays_as_it_is(request_run):

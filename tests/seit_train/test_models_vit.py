@@ -140,6 +140,9 @@ def test_a_table_that_starts_from_the_codebook_keeps_its_distances(width):
     assert torch.allclose(ratio, ratio[0].expand_as(ratio), atol=1e-5)
 
 
-def test_a_table_cannot_start_from_a_codebook_that_is_not_there():
-    with pytest.raises(TrainingError, match="this store has none"):
-        IdEmbedding(40, IdConfig(start="codebook"), None)
+def test_a_table_without_a_codebook_to_start_from_starts_at_random():
+    tables = []
+    for start in ("codebook", "random"):
+        torch.manual_seed(0)
+        tables.append(IdEmbedding(40, IdConfig(start=start), None).table.weight)
+    assert torch.equal(*tables)

@@ -83,6 +83,14 @@ def test_negative_and_sliced_samples(written, train):
     assert [sample.key for sample in train[::-9]] == truth[::-9]
 
 
+def test_a_data_loader_reads_a_batch_of_samples_in_one_call(written, train):
+    some = train.__getitems__([5, -1, 5])
+    assert [sample.key for sample in some] == [train[i].key for i in (5, -1, 5)]
+    assert np.array_equal(some[1].ranks, written.truth["train"].ranks[-1])
+    with pytest.raises(IndexError):
+        train.__getitems__([0, 23])
+
+
 @pytest.mark.parametrize("wrong", [23, -24, 10**12])
 def test_a_sample_outside_names_split_and_length(train, wrong):
     with pytest.raises(UsageError, match=f"sample {wrong} lies outside split 'train' .* 23 samp"):

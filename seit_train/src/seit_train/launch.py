@@ -177,6 +177,8 @@ def _note(trainer: Trainer) -> None:
         precision=trainer.precision,
         deterministic=not is_cuda,
     )
+    if trainer.run.store.vocabulary.codebook is None:
+        _log.info("the store has no codebook, so the id embedding is learnt from a random start")
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     _log.info(
         "%s on %s x %d, %s: %.1f M parameters, %d train images, %d steps of %d images",

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+UNKNOWN = "unknown"  # name of the tokenizer of tokens that were imported without its name
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Dimension = Annotated[int, Field(ge=1, le=65536)]

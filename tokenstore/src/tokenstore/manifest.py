@@ -84,7 +84,7 @@ class Manifest(Entry):
     source: SourceEntry
     order: OrderEntry
     rejects: RejectsEntry
-    plan: Sha256 | None = None  # of the build that made the store; None for an import
+    plan: Sha256 | None = None  # of the build or import that made the store
     hash: Sha256 | None = None
 
     @model_validator(mode="after")

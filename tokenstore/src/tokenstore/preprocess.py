@@ -143,6 +143,13 @@ class Preprocess:
         Raises:
             UsageError: the settings are not of that form.
         """
+        if not settings:
+            raise UsageError(
+                "the tokens were imported from files that do not say which tokenizer made them, so "
+                "they cannot be decoded to pictures, nor pictures become such tokens. Decode "
+                "store.ids(ranks) with that tokenizer, or name it in a tokens.json beside the "
+                "files (docs/interop.md) and import them again."
+            )
         try:
             rule, (height, width) = settings["rule"], settings["size"]
             return cls(str(rule), (int(height), int(width)))

@@ -157,6 +157,7 @@ class Store(Mapping[str, "Split"]):
             precision: arithmetic of its networks.
 
         Raises:
+            UsageError: nobody knows which it was: the store was imported without its name.
             UnknownName: no such tokenizer is installed.
             WeightsError: its weights are missing.
             Mismatch: weights or settings are not the ones that made the store.
@@ -215,6 +216,10 @@ class Split(Sequence[Sample]):
         if isinstance(index, slice):
             return self._samples(np.arange(*index.indices(len(self))))
         return self._samples(self.resolve([operator.index(index)]))[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Sample]:
+        """Samples by number, read as one batch; a torch DataLoader asks so if it finds this."""
+        return self._samples(self.resolve(indices))
 
     def __iter__(self) -> Iterator[Sample]:
         """All samples in order, read a block at a time."""

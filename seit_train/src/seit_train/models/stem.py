@@ -59,7 +59,8 @@ class IdConfig(BaseModel):
         width: channels of a rank's vector.
         dropout: after the norm.
         start: first values of the table: random (published), or the codebook's rows turned at
-            random into the width. The latter knows from the first step which codes are alike.
+            random into the width. The latter knows from the first step which codes are alike; where
+            a store has no codebook, it is random too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,11 +74,7 @@ class IdEmbedding(nn.Module):
     """A learned vector a rank: embedding table, LayerNorm, dropout (SeiT++, after MAGE)."""
 
     def __init__(self, vocabulary_size: int, config: IdConfig, codebook: Tensor | None) -> None:
-        """Make a table of `vocabulary_size` rows; `codebook` is float32 [K,d] or None.
-
-        Raises:
-            TrainingError: the table is to start from a codebook that is not there.
-        """
+        """Make a table of `vocabulary_size` rows; `codebook` is float32 [K,d] or None."""
         super().__init__()
         self.width = config.width
         self.table = nn.Embedding(vocabulary_size, config.width)
@@ -86,15 +83,10 @@ class IdEmbedding(nn.Module):
         # Rows of length 1: predictions are products with them (see mtm.py), and rows of the usual
         # deviation of 0.02 make every rank equally likely for the first hundreds of steps.
         nn.init.normal_(self.table.weight, std=config.width**-0.5)
-        if config.start == "codebook":
+        if config.start == "codebook" and codebook is not None:
             self._start_from(codebook)
 
-    def _start_from(self, codebook: Tensor | None) -> None:
-        if codebook is None:
-            raise TrainingError(
-                "the id embedding cannot start from the codebook, because this store has none. Set "
-                "start: random in the model's ids."
-            )
+    def _start_from(self, codebook: Tensor) -> None:
         turn = nn.init.orthogonal_(torch.empty(codebook.shape[1], self.width))
         rows = (codebook - codebook.mean(dim=0)) @ turn
         with torch.no_grad():

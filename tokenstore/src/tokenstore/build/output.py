@@ -26,7 +26,7 @@ from tokenstore.storage import PARTIAL, Storage, open_storage
 
 PLAN = "plan.json"
 OWN_FILE = re.compile(
-    r"(\w+-\d{6}\.(tar|index)|(vocabulary|tables)-\w+\.safetensors|rejects-\w+\.parquet"
+    r"([\w-]+-\d{6}\.(tar|index)|(vocabulary|tables)-\w+\.safetensors|rejects-\w+\.parquet"
     r"|manifests/\d{6}\.json)"
 )
 

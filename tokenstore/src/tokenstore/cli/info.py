@@ -113,14 +113,12 @@ def _heading(store: str, manifest: Manifest) -> list[str]:
     classes = manifest.classes or ()
     named = f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
     grid = "x".join(map(str, manifest.grid))
-    preprocess = Preprocess.from_json(manifest.preprocess)
-    size = "x".join(map(str, preprocess.size))
     codes = f" of {_codes(manifest):,}" if _codes(manifest) else ""
     seed = "" if manifest.order.seed is None else f", seed {manifest.order.seed}"
     images = sum(split.count for split in manifest.splits.values())
     return [
         f"{store}: {images:,} images as {grid} tokens",
-        f"tokenizer   {manifest.tokenizer.name}, pictures {size} ({preprocess.rule})",
+        f"tokenizer   {manifest.tokenizer.name}, {_pictures(manifest)}",
         f"vocabulary  {manifest.vocabulary.size:,} codes{codes}, "
         f"order-0 entropy {manifest.vocabulary.entropy:.3f} bits a token",
         f"codec       {_codecs(manifest)}",
@@ -129,6 +127,14 @@ def _heading(store: str, manifest: Manifest) -> list[str]:
         f"rejects     {manifest.rejects.count:,}",
         f"format      {manifest.format}, version {manifest.version}, fingerprint {manifest.hash}",
     ]
+
+
+def _pictures(manifest: Manifest) -> str:
+    """How pictures became tokens, or where tokens came from that do not tell."""
+    if not manifest.preprocess:
+        return f"imported from {manifest.source.kind} files that do not tell more"
+    preprocess = Preprocess.from_json(manifest.preprocess)
+    return f"pictures {'x'.join(map(str, preprocess.size))} ({preprocess.rule})"
 
 
 Cell = Callable[[SplitSizes], str]
