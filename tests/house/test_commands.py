@@ -14,6 +14,7 @@ EXPECTED = {
     "tokenstore bench",
     "tokenstore build",
     "tokenstore info",
+    "tokenstore report",
     "tokenstore verify",
     "tokenstore show",
     "tokenstore tokenizers",

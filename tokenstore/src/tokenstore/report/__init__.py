@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.errors import TokenstoreError
+from tokenstore.errors import TokenizerError, TokenstoreError
 from tokenstore.reader import Store, open_store
 from tokenstore.report import gallery
 from tokenstore.report.codes import Popularity, distinct_codes, popularity
@@ -144,7 +144,11 @@ def _pictures(sampled: Sampled, options: ReportOptions, step: Callable[[], None]
         numbers = sampled.numbers[rows].tolist()
         originals = gallery.find_originals(sampled.split, options.images, numbers)
     tokenizer, problem = _tokenizer(sampled.split.store, options)
-    shown = gallery.show(sampled, rows, tokenizer, originals, step)
+    try:
+        shown = gallery.show(sampled, rows, tokenizer, originals, step)
+    except TokenizerError as error:
+        problem = str(error)
+        shown = gallery.show(sampled, rows, None, originals, step)
     taken = iter(shown)
     groups = tuple((name, tuple(next(taken) for _ in some)) for name, some in chosen)
     return Pictures(groups, problem, originals.same_listing if originals else None)

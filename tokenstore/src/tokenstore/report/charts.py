@@ -1,4 +1,4 @@
-"""Geometry of the two drawings of a report; how they are painted is for its template.
+"""Geometry of the drawings of a report; how they are painted is for its template.
 
 Coordinates are those of an SVG: x to the right, y down, from the upper left corner.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 44  # margins, for the axes' labels
+LEFT, RIGHT, TOP, BOTTOM = 74, 26, 12, 44  # margins, for the axes' labels
 BINS = 32
 
 
@@ -70,7 +70,7 @@ def log_log(points: Sequence[tuple[int, float]]) -> Chart | None:
     if not points:
         return None
     xs, ys = [math.log10(x) for x, _ in points], [math.log10(y) for _, y in points]
-    x = _Axis(0, max(math.ceil(max(xs)), 1), LEFT, WIDTH - RIGHT)
+    x = _Axis(0, max(*xs, 1), LEFT, WIDTH - RIGHT)
     low, high = math.floor(min(ys)), math.ceil(max(ys))
     y = _Axis(low if low < high else high - 1, high, HEIGHT - BOTTOM, TOP)
     return Chart(
@@ -99,6 +99,30 @@ def histogram(values: NDArray[np.int64]) -> Chart | None:
         y_ticks=tuple(Tick(y.at(v), f"{v:,}") for v in _round_numbers(0, int(y.high))),
         bars=tuple(bars),
     )
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square that stands on a common ground; its area is what it stands for."""
+
+    name: str
+    size: float
+    x: float
+    y: float
+    side: float
+
+
+def to_scale(sizes: Sequence[tuple[str, float]]) -> tuple[Square, ...]:
+    """Squares side by side whose areas are these sizes, all positive; they stand on y = WIDTH."""
+    gap = 80.0  # room for the names below small squares, also behind the last one
+    roots = [math.sqrt(size) for _, size in sizes]
+    scale = min((WIDTH - gap * len(sizes)) / sum(roots), HEIGHT * 0.75 / max(roots))
+    squares, x = [], 0.0
+    for (name, size), root in zip(sizes, roots, strict=True):
+        side = round(root * scale, 1)
+        squares.append(Square(name, size, round(x, 1), round(WIDTH - side, 1), side))
+        x += side + gap
+    return tuple(squares)
 
 
 def _round_numbers(low: int, high: int) -> list[int]:

@@ -43,14 +43,14 @@ def popularity(vocabulary: Vocabulary) -> Popularity:
     tokens = int(counts.sum())
     falling = np.sort(counts)[::-1]
     shares = falling[falling > 0] / max(tokens, 1)
-    half = int(np.searchsorted(np.cumsum(shares), 0.5)) + 1 if len(shares) else 0
+    half = int(np.searchsorted(2 * np.cumsum(falling), tokens)) + 1 if tokens else 0
     places = np.unique(np.geomspace(1, max(len(shares), 1), POINTS).round().astype(int))
     curve = tuple((int(at), float(shares[at - 1])) for at in places) if len(shares) else ()
     return Popularity(
         size=len(vocabulary),
         tokens=tokens,
         occurring=len(shares),
-        half=min(half, len(shares)),
+        half=half,
         one_byte=float(counts[:ESCAPE].sum()) / max(tokens, 1),
         entropy=vocabulary.entropy,
         uniform=math.log2(len(vocabulary)),

@@ -187,8 +187,9 @@ def _payload(codec: Codec, grids: Ranks) -> float:
 
 
 def _first_line(kind: type[Codec]) -> str:
-    """What the codec says of itself: `"A gzip member an image; nothing shared"`."""
-    return (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".")
+    """What the codec says of itself: `"a gzip member an image; nothing shared"`."""
+    line = (inspect.getdoc(kind) or "").partition("\n")[0].rstrip(".")
+    return line[:1].lower() + line[1:]
 
 
 def _cross_entropy(sampled: Sampled) -> float:

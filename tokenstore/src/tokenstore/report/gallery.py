@@ -65,9 +65,7 @@ def choose(sampled: Sampled) -> list[tuple[str | None, list[int]]]:
         return [(None, rows)] if rows else []
     present = _evenly(np.unique(labels).tolist(), CLASSES)
     each = -(-PICTURES // max(len(present), 1))
-    return [
-        (classes[label], np.flatnonzero(labels == label)[:each].tolist()) for label in present
-    ]
+    return [(classes[label], np.flatnonzero(labels == label)[:each].tolist()) for label in present]
 
 
 def find_originals(split: Split, place: str, numbers: Sequence[int]) -> Originals:
@@ -114,14 +112,13 @@ def show(
     """
     store, split = sampled.split.store, sampled.split
     numbers = sampled.numbers[list(rows)]
-    keys = split.keys(numbers) or [None] * len(rows)
+    keys: Sequence[str | None] = split.keys(numbers) or [None] * len(rows)
     colours = code_colours(store.codebook, len(store.vocabulary))
     shown = []
     for row, number, key in zip(rows, numbers.tolist(), keys, strict=True):
         grid = sampled.ranks[row]
         original, problem = _original(store.manifest.preprocess, key, originals)
         decoded = None if tokenizer is None else _decoded(tokenizer, store.ids(grid[None]))
-        both = original is not None and decoded is not None and original.shape == decoded.shape
         shown.append(
             Shown(
                 number=number,
@@ -129,7 +126,7 @@ def show(
                 tokens=data_uri(token_picture(grid, colours), "PNG"),
                 original=None if original is None else data_uri(original),
                 decoded=None if decoded is None else data_uri(decoded),
-                psnr=psnr(original, decoded) if both else None,
+                psnr=_likeness(original, decoded),
                 problem=problem,
             )
         )
@@ -154,7 +151,9 @@ def code_colours(codebook: NDArray[np.float32] | None, size: int) -> NDArray[np.
     along = np.zeros((len(rows), 3))
     along[:, : axes.shape[1]] = rows @ axes
     low, high = np.percentile(along, (2, 98), axis=0)
-    return (255 * ((along - low) / np.maximum(high - low, 1e-12)).clip(0, 1)).astype(np.uint8)
+    shares = ((along - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
+    colours: NDArray[np.uint8] = (255 * shares).astype(np.uint8)
+    return colours
 
 
 def token_picture(grid: Ranks, colours: NDArray[np.uint8]) -> Picture:
@@ -190,9 +189,16 @@ def _original(
     return Preprocess.from_json(preprocess).apply(image), None
 
 
+def _likeness(original: Picture | None, decoded: Picture | None) -> float | None:
+    """PSNR in dB where both are there and of one size."""
+    if original is None or decoded is None or original.shape != decoded.shape:
+        return None
+    return psnr(original, decoded)
+
+
 def _decoded(tokenizer: Any, ids: NDArray[np.int32]) -> Picture:
-    pictures: Picture = tokenizer.to_uint8(tokenizer.decode(ids))
-    return pictures[0]
+    picture: Picture = tokenizer.to_uint8(tokenizer.decode(ids))[0]
+    return picture
 
 
 def _evenly(things: Sequence[int], most: int) -> list[int]:

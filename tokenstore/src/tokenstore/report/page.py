@@ -17,7 +17,7 @@ import numpy as np
 from tokenstore.errors import UsageError
 from tokenstore.preprocess import Preprocess
 from tokenstore.report import Report
-from tokenstore.report.charts import histogram, log_log
+from tokenstore.report.charts import Square, histogram, log_log, to_scale
 from tokenstore.report.forms import Form, Forms
 from tokenstore.sizes import StoreSizes
 
@@ -57,6 +57,7 @@ def render(report: Report, name: str) -> str:
         split=report.sampled.split,
         total=_totals(report.sizes),
         parts=_parts(report.sizes),
+        squares=_squares(report.forms),
         bars=_bars(report.forms),
         saving=_saving(report.forms),
         pixels=_pixels(report.store.manifest.preprocess),
@@ -147,12 +148,22 @@ def _totals(sizes: StoreSizes) -> _Totals:
 
 
 def _parts(sizes: StoreSizes) -> list[tuple[str, str, int]]:
-    """(part, what it is, bytes) of all splits, then of what they share; parts of 0 bytes left out."""
+    """(part, what it is, bytes) of all splits, then of what they share; none of 0 bytes."""
     splits = sizes.splits.values()
     parts = [(part, what, sum(getattr(s, part) for s in splits)) for part, what in PARTS]
     parts.append(("vocabulary", "Vocabulary and codebook, once a store", sizes.vocabulary))
     parts.append(("tables", "Tables of the codec, once a store", sizes.tables))
     return [part for part in parts if part[2]]
+
+
+def _squares(forms: Forms | None) -> tuple[Square, ...]:
+    """Pixels, image files and this store's tokens, to scale; none where too little is known."""
+    if forms is None:
+        return ()
+    stored = [form for form in forms.of_kind("codec") if form.stored and form.size]
+    some = [*forms.of_kind("pixels", "files"), *stored[:1]]
+    sizes = [(form.name, form.size) for form in some if form.size]
+    return to_scale([*sizes[:-1], ("tokens here", sizes[-1][1])]) if stored and sizes[1:] else ()
 
 
 def _bars(forms: Forms | None) -> list[tuple[Form, float]]:
@@ -208,7 +219,7 @@ def _classes(report: Report) -> _Classes | None:
 
 
 def _number(value: float) -> str:
-    """Bytes with as many places as matter: 196608 -> "196,608", 303.91 -> "303.9", 0.5 -> "0.50"."""
+    """With the places that matter: 196608 -> "196,608", 303.91 -> "303.9", 0.5 -> "0.50"."""
     return f"{value:,.{0 if value >= 10_000 else 1 if value >= 10 else 2}f}"
 
 

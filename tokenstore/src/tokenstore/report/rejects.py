@@ -49,7 +49,5 @@ def read_rejects(storage: Storage, entry: RejectsEntry) -> Rejects:
         count=len(table),
         reasons=tuple(reasons[:REASONS]),
         rarer=sum(images for _, images in reasons[REASONS:]),
-        first=tuple(
-            (str(row["split"]), str(row["path"]), str(row["reason"])) for row in rows
-        ),
+        first=tuple((str(row["split"]), str(row["path"]), str(row["reason"])) for row in rows),
     )

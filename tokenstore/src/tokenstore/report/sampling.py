@@ -30,12 +30,13 @@ class Sampled:
     @property
     def measured(self) -> Ranks:
         """The grids that sizes are measured on."""
-        return self.ranks[::HELD_OUT]
+        return np.ascontiguousarray(self.ranks[::HELD_OUT])
 
     @property
     def fitted(self) -> Ranks:
         """The others, which tables are fitted on; none of a single image."""
-        return self.ranks[np.arange(len(self.ranks)) % HELD_OUT != 0]
+        fitted: Ranks = self.ranks[np.arange(len(self.ranks)) % HELD_OUT != 0]
+        return fitted
 
 
 def chosen_split(store: Store, name: str | None) -> Split:
