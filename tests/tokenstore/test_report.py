@@ -21,6 +21,7 @@ from tokenstore.codecs.base import CodecSpec
 from tokenstore.codecs.gzip import Gzip
 from tokenstore.codecs.zstd import Zstd
 from tokenstore.errors import CodecError
+from tokenstore.manifest import publish
 from tokenstore.preprocess import Preprocess
 from tokenstore.reader import Store
 from tokenstore.report import ReportOptions, gallery, report_on
@@ -231,7 +232,9 @@ def test_the_page_needs_nothing_else(built: tuple[Path, Path], tmp_path: Path) -
             pictures += 1
         if "href" in attributes:
             assert str(attributes["href"]).removeprefix("#") in ids
-    assert pictures == 3 * 8, "original, reconstruction and tokens of each image"
+    codes = text.count('alt="code of rank')
+    assert 1 < codes <= 24
+    assert pictures == 3 * 8 + codes, "original, reconstruction and tokens of each image"
     assert not re.search(
         r"https?:|url\(|@import|//", re.sub(r"data:image/\w+;base64,\S+", "", text)
     )
@@ -373,6 +376,30 @@ def test_weights_that_were_given_must_be_the_right_ones(store: Store, tmp_path: 
     told = run("report", store.url, "-o", tmp_path / "x.html", "--weights", "nowhere.ckpt")
     assert told.exit_code == 2
     assert not (tmp_path / "x.html").exists()
+
+
+def test_the_commonest_codes_are_shown_as_they_are_decoded(built: tuple[Path, Path]) -> None:
+    report = report_on(str(built[1]), ReportOptions())
+    store, swatches = report.store, report.pictures.swatches
+    counts = store.vocabulary.counts
+    assert [swatch.rank for swatch in swatches] == list(range(min(24, len(counts))))
+    for swatch in swatches:
+        assert swatch.share == counts[swatch.rank] / counts.sum()
+        picture = store.decode(np.full((1, 4, 4), swatch.rank))[0]
+        assert swatch.picture == gallery.data_uri(picture)
+
+
+def test_tokens_of_an_unknown_tokenizer_are_said_to_be_so(store: Store, tmp_path: Path) -> None:
+    manifest = store.manifest.model_copy(update={"preprocess": {}, "hash": None})
+    for name in ("manifest.json", "manifests/000000.json"):
+        (Path(store.url) / name).unlink()
+    publish(store.storage, manifest)
+    text = Page(page_of(store.url, tmp_path)).text
+    assert "the store does not say which tokenizer made its tokens" in text
+    assert "the store does not say its resolution" in text
+    told = run("report", store.url, "-o", tmp_path / "y.html", "--images", tmp_path)
+    assert told.exit_code == 2
+    assert "Leave out --images" in told.stderr
 
 
 def test_token_colours_are_near_for_near_codes_and_grey_without_a_codebook() -> None:

@@ -37,7 +37,7 @@ def facts(store: str, manifest: Manifest, sizes: StoreSizes) -> dict[str, Any]:
         "codecs": [tables.codec for tables in manifest.table_sets],
         "vocabulary": {
             "used": manifest.vocabulary.size,
-            "codebook": manifest.tokenizer.codes,
+            "codebook": _codes(manifest),
             "entropy_bits": manifest.vocabulary.entropy,
             "bytes": sizes.vocabulary,
         },
@@ -68,13 +68,18 @@ def _ratio(size: float, of: float) -> float | None:
     return size / of if of and size else None
 
 
+def _codes(manifest: Manifest) -> int | None:
+    """Codes of the whole codebook, where the tokenizer's settings tell."""
+    return manifest.tokenizer.codes
+
+
 def _heading(store: str, manifest: Manifest) -> list[str]:
     classes = manifest.classes or ()
     named = f"{len(classes)}: {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
     grid = "x".join(map(str, manifest.grid))
     preprocess = Preprocess.from_json(manifest.preprocess)
     size = "x".join(map(str, preprocess.size))
-    codes = f" of {manifest.tokenizer.codes:,}" if manifest.tokenizer.codes else ""
+    codes = f" of {_codes(manifest):,}" if _codes(manifest) else ""
     seed = "" if manifest.order.seed is None else f", seed {manifest.order.seed}"
     images = sum(split.count for split in manifest.splits.values())
     return [

@@ -26,6 +26,7 @@ from tokenstore.report.sampling import Sampled, chosen_split, chunks, draw, reco
 from tokenstore.sizes import StoreSizes, measure
 
 SAMPLE = 4096
+PICTURES = gallery.PICTURES + gallery.SWATCHES
 MOST_LABELS = 1 << 21  # of a larger split the labels of the sample are counted
 
 Reach = Callable[[int, int], None]
@@ -44,9 +45,14 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures by class; why there are no reconstructions; whether the originals' listing fits."""
+    """Pictures by class, and single codes.
+
+    `problem` is why there are no reconstructions, `same_listing` whether the folder of originals
+    lists what the store was built from; each is None where there is nothing to say.
+    """
 
     groups: tuple[tuple[str | None, tuple[gallery.Shown, ...]], ...] = ()
+    swatches: tuple[gallery.Swatch, ...] = ()
     problem: str | None = None
     same_listing: bool | None = None
 
@@ -110,7 +116,7 @@ def report_on(
     store = open_store(place)
     split = chosen_split(store, options.split)
     codecs = len(codec_names()) if len(split) else 0
-    step = _Steps(chunks(split, options.sample) + codecs + gallery.PICTURES, reach)
+    step = _Steps(chunks(split, options.sample) + codecs + PICTURES, reach)
     sampled = draw(split, options.sample, step)
     return Report(
         store=store,
@@ -144,18 +150,22 @@ def _pictures(sampled: Sampled, options: ReportOptions, step: Callable[[], None]
         numbers = sampled.numbers[rows].tolist()
         originals = gallery.find_originals(sampled.split, options.images, numbers)
     tokenizer, problem = _tokenizer(sampled.split.store, options)
+    swatches: tuple[gallery.Swatch, ...] = ()
     try:
         shown = gallery.show(sampled, rows, tokenizer, originals, step)
+        swatches = gallery.swatches(sampled.split.store, tokenizer, step)
     except TokenizerError as error:
         problem = str(error)
         shown = gallery.show(sampled, rows, None, originals, step)
     taken = iter(shown)
     groups = tuple((name, tuple(next(taken) for _ in some)) for name, some in chosen)
-    return Pictures(groups, problem, originals.same_listing if originals else None)
+    return Pictures(groups, swatches, problem, originals.same_listing if originals else None)
 
 
 def _tokenizer(store: Store, options: ReportOptions) -> tuple[Any | None, str | None]:
     """The store's tokenizer, or why there is none; weights that were asked for must serve."""
+    if not store.manifest.preprocess:
+        return None, "the store does not say which tokenizer made its tokens"
     try:
         return store.tokenizer(weights=options.weights, config=options.config), None
     except TokenstoreError as error:

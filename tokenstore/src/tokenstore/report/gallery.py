@@ -1,4 +1,4 @@
-"""The pictures of a report: originals, their tokens as colours, and what comes back of them.
+"""The pictures of a report: originals, their tokens as colours, what comes back, single codes.
 
 Originals are looked for by key among images that the user points at, and pass through the store's
 own preprocessing. Reconstructions need the tokenizer that made the store; tokens as colours need
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenstore.codecs.base import Ranks
 from tokenstore.errors import ImageRejected, Mismatch, UsageError
 from tokenstore.preprocess import Preprocess
-from tokenstore.reader import Split
+from tokenstore.reader import Split, Store
 from tokenstore.report.sampling import Sampled
 from tokenstore.single_images import psnr
 from tokenstore.sources import open_source
@@ -29,6 +29,8 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 
 PICTURES = 18
 CLASSES = 6  # of these, where there are labels
+SWATCHES = 24
+SWATCH_PIXELS = 64
 JPEG_QUALITY = 90
 
 
@@ -43,6 +45,15 @@ class Shown:
     decoded: str | None = None
     psnr: float | None = None
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Swatch:
+    """The middle of a picture that is filled with one code; `share` of all counted tokens."""
+
+    rank: int
+    share: float
+    picture: str
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,16 @@ def find_originals(split: Split, place: str, numbers: Sequence[int]) -> Original
     """The images at `place` that some samples of a split were made of.
 
     Raises:
-        UsageError: the split has no keys.
+        UsageError: the split has no keys, or the store does not say how pictures are resized.
         Mismatch: none of the samples is there.
         SourceError: there are no images at `place`.
     """
     keys = split.keys(numbers)
+    if not split.store.manifest.preprocess:
+        raise UsageError(
+            f"'{split.store.url}' does not say how its pictures were resized, so originals cannot "
+            "stand beside them. Leave out --images."
+        )
     if keys is None:
         raise UsageError(
             f"split '{split.name}' of '{split.store.url}' has no keys, so its originals cannot be "
@@ -132,6 +148,30 @@ def show(
         )
         on_picture()
     return shown
+
+
+def swatches(
+    store: Store, tokenizer: Any | None, on_swatch: Callable[[], None]
+) -> tuple[Swatch, ...]:
+    """What the commonest codes look like: each decoded from a grid that holds nothing else.
+
+    Raises:
+        TokenizerError: the tokenizer cannot decode these ids.
+    """
+    counts = store.vocabulary.counts
+    if tokenizer is None or not counts.any():
+        return ()
+    shown = []
+    for rank in np.argsort(-counts, kind="stable")[:SWATCHES].tolist():
+        if not counts[rank]:
+            break
+        picture = _decoded(tokenizer, store.ids(np.full((1, *store.manifest.grid), rank)))
+        top, left = (max(side - SWATCH_PIXELS, 0) // 2 for side in picture.shape[:2])
+        middle = picture[top : top + SWATCH_PIXELS, left : left + SWATCH_PIXELS]
+        share = float(counts[rank] / counts.sum())
+        shown.append(Swatch(rank, share, data_uri(np.ascontiguousarray(middle))))
+        on_swatch()
+    return tuple(shown)
 
 
 def code_colours(codebook: NDArray[np.float32] | None, size: int) -> NDArray[np.uint8]:

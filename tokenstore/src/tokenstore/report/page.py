@@ -6,6 +6,7 @@ how, is decided elsewhere.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ def render(report: Report, name: str) -> str:
         squares=_squares(report.forms),
         bars=_bars(report.forms),
         saving=_saving(report.forms),
+        quoted=shlex.quote(name),
         pixels=_pixels(report.store.manifest.preprocess),
         popularity_chart=log_log(report.popularity.curve),
         record_chart=histogram(report.record_sizes),
@@ -175,8 +177,17 @@ def _bars(forms: Forms | None) -> list[tuple[Form, float]]:
     return [(form, (form.size or 0.0) / (longest or 1.0)) for form in sized]
 
 
-def _saving(forms: Forms | None) -> tuple[Form, Form, float] | None:
-    """(smallest codec, stored codec, share saved) where at least a hundredth would be saved."""
+@dataclass(frozen=True)
+class _Saving:
+    """A smaller codec, the one that the store has now, and the share that would be saved."""
+
+    best: Form
+    now: Form
+    share: float
+
+
+def _saving(forms: Forms | None) -> _Saving | None:
+    """What the smallest codec would save, if that is a hundredth at least."""
     if forms is None:
         return None
     codecs = [form for form in forms.of_kind("codec") if form.size]
@@ -185,7 +196,7 @@ def _saving(forms: Forms | None) -> tuple[Form, Form, float] | None:
         return None
     now, best = (min(some, key=lambda form: form.size or 0.0) for some in (stored, codecs))
     saved = 1 - (best.size or 0.0) / (now.size or 1.0)
-    return (best, now, saved) if saved >= 0.01 else None
+    return _Saving(best, now, saved) if saved >= 0.01 else None
 
 
 def _pixels(preprocess: Mapping[str, Any]) -> str:
@@ -224,9 +235,9 @@ def _number(value: float) -> str:
 
 
 def _percent(share: float) -> str:
-    """0.0292 -> "2.9%"; two figures at least."""
+    """0.0292 -> "2.9%", 18.88 -> "1,888%"; two figures at least."""
     places = 0 if share >= 1 else 1 if share >= 0.01 else 2
-    return f"{share:.{places}%}"
+    return f"{100 * share:,.{places}f}%"
 
 
 def _volume(size: float) -> str:
