@@ -448,7 +448,7 @@ def test_any_store_has_a_page(toy: ToyStore, tmp_path: Path, toy_tokenizer: str)
 def test_a_store_with_other_columns_and_grids_has_a_page(small: Small, tmp_path: Path) -> None:
     store = write_small_store(tmp_path / "s", small).store
     text = Page(page_of(store.url, tmp_path, "--split", "val", "--sample", 3)).text
-    assert "1 images of val are measured" in text
+    assert "1 image of val is measured" in text
     assert ("sample 2" in text) == (not small.keys)
     assert ("Masks, metadata, views" in text) == small.extras
 
@@ -484,7 +484,8 @@ def test_a_histogram_counts_every_value_once() -> None:
     assert sum(counted) == 500
     assert max(bar.height for bar in chart.bars) == chart.bottom - chart.top
     assert histogram(values[:0]) is None
-    assert len(histogram(np.array([7])).bars) == 1
+    assert histogram(np.array([7, 7])) is None
+    assert len(histogram(np.array([7, 9])).bars) == 3
 
 
 def test_squares_are_to_scale() -> None:

@@ -81,8 +81,8 @@ def log_log(points: Sequence[tuple[int, float]]) -> Chart | None:
 
 
 def histogram(values: NDArray[np.int64]) -> Chart | None:
-    """How many of some whole numbers lie where; None without numbers."""
-    if not len(values):
+    """How many of some whole numbers lie where; None where they are all the same."""
+    if not len(values) or values.min() == values.max():
         return None
     step = max(1, -(-(int(values.max()) - int(values.min()) + 1) // BINS))
     low = int(values.min()) // step * step
@@ -114,7 +114,7 @@ class Square:
 
 def to_scale(sizes: Sequence[tuple[str, float]]) -> tuple[Square, ...]:
     """Squares side by side whose areas are these sizes, all positive; they stand on y = WIDTH."""
-    gap = 80.0  # room for the names below small squares, also behind the last one
+    gap = 100.0  # room for the names below small squares, also behind the last one
     roots = [math.sqrt(size) for _, size in sizes]
     scale = min((WIDTH - gap * len(sizes)) / sum(roots), HEIGHT * 0.75 / max(roots))
     squares, x = [], 0.0

@@ -24,6 +24,7 @@ from tokenstore.sizes import StoreSizes
 
 MOST_CLASSES = 40
 MOST_FILES = 60
+FEW = 50  # measured images, from which no advice is drawn
 PARTS = (
     ("records", "Tokens: the records, with a check of 2 bytes each"),
     ("keys", "Keys: the names of the images"),
@@ -187,8 +188,8 @@ class _Saving:
 
 
 def _saving(forms: Forms | None) -> _Saving | None:
-    """What the smallest codec would save, if that is a hundredth at least."""
-    if forms is None:
+    """What the smallest codec would save, if that is a hundredth at least and well measured."""
+    if forms is None or forms.measured < FEW:
         return None
     codecs = [form for form in forms.of_kind("codec") if form.size]
     stored = [form for form in codecs if form.stored]
@@ -236,7 +237,7 @@ def _number(value: float) -> str:
 
 def _percent(share: float) -> str:
     """0.0292 -> "2.9%", 18.88 -> "1,888%"; two figures at least."""
-    places = 0 if share >= 1 else 1 if share >= 0.01 else 2
+    places = 0 if share >= 0.9995 else 1 if share >= 0.00995 else 2
     return f"{100 * share:,.{places}f}%"
 
 
