@@ -29,6 +29,7 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 
 PICTURES = 18
 CLASSES = 6  # of these, where there are labels
+A_ROW = 3  # pictures on a wide screen
 SWATCHES = 24
 SWATCH_PIXELS = 64
 JPEG_QUALITY = 90
@@ -75,7 +76,7 @@ def choose(sampled: Sampled) -> list[tuple[str | None, list[int]]]:
         rows = _evenly(range(len(sampled.numbers)), PICTURES)
         return [(None, rows)] if rows else []
     present = _evenly(np.unique(labels).tolist(), CLASSES)
-    each = -(-PICTURES // max(len(present), 1))
+    each = max(PICTURES // max(len(present), 1) // A_ROW, 1) * A_ROW
     return [(classes[label], np.flatnonzero(labels == label)[:each].tolist()) for label in present]
 
 
