@@ -65,10 +65,11 @@ def draw(split: Split, most: int, on_chunk: Callable[[], None]) -> Sampled:
         CorruptStore: bytes differ from what the store promises; names the place.
     """
     count = len(split)
-    numbers = np.arange(count)
-    if most < count:
+    if most < count:  # no array of all numbers: a split may have a thousand million
         rng = np.random.default_rng(0)
         numbers = np.sort(rng.choice(count, most, replace=False, shuffle=False))
+    else:
+        numbers = np.arange(count)
     ranks = np.empty((len(numbers), *split.store.manifest.grid), np.uint16)
     labels = np.empty(len(numbers), np.int64) if split.classes is not None else None
     for start in range(0, len(numbers), AT_ONCE):
