@@ -58,13 +58,13 @@ def command(
     sample and are measured on the last one. Without the tokenizer's weights it has no
     reconstructions and says so.
     """
+    # Only now, since listing the commands must not need it.
+    from tokenstore.report.page import facts, render
+
     _check_output(output, store)
     options = ReportOptions(split, images, sample, weights, config)
     with WorkProgress("measuring", None, "steps") as progress:
         report = report_on(store, options, progress.reach)
-    # Only now, since listing the commands must not need it.
-    from tokenstore.report.page import facts, render
-
     name = _name(store)
     open_storage(output.absolute().parent).create(output.name, render(report, name).encode())
     if as_json:
