@@ -20,7 +20,7 @@ from tokenstore.cli.main import main
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.codecs.gzip import Gzip
 from tokenstore.codecs.zstd import Zstd
-from tokenstore.errors import CodecError
+from tokenstore.errors import CodecError, WeightsError
 from tokenstore.manifest import publish
 from tokenstore.preprocess import Preprocess
 from tokenstore.reader import Store
@@ -366,10 +366,25 @@ def test_without_its_tokenizer_the_page_says_so_and_shows_the_tokens(
     assert "without reconstructions: unknown tokenizer 'toy'" in told.stderr
     page = Page((tmp_path / "x.html").read_text())
     assert "There are no reconstructions here." in page.text
+    assert "Its tokenizer 'toy' is not installed here." in page.text
     alts = [str(found["alt"]) for tag, found in page.tags if tag == "img"]
     assert len(alts) > 0
     assert all(alt.startswith("tokens of class") for alt in alts)
     assert "store.decode" not in page.text
+
+
+def test_missing_weights_are_told_without_a_path_of_this_machine(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_weights(*args: object, **options: object) -> None:
+        raise WeightsError("put them at '/root/.cache/weights.ckpt'")
+
+    monkeypatch.setattr("tokenstore.tokenizers.load_tokenizer", no_weights)
+    told = run("report", store.url, "-o", tmp_path / "x.html")
+    assert (told.exit_code, "/root/.cache" in told.stderr) == (0, True)
+    text = (tmp_path / "x.html").read_text()
+    assert "/root/.cache" not in text
+    assert "The weights of its tokenizer" in text
 
 
 def test_weights_that_were_given_must_be_the_right_ones(store: Store, tmp_path: Path) -> None:
@@ -395,7 +410,7 @@ def test_tokens_of_an_unknown_tokenizer_are_said_to_be_so(store: Store, tmp_path
         (Path(store.url) / name).unlink()
     publish(store.storage, manifest)
     text = Page(page_of(store.url, tmp_path)).text
-    assert "the store does not say which tokenizer made its tokens" in text
+    assert "The store does not say which tokenizer made its tokens." in text
     assert "the store does not say its resolution" in text
     told = run("report", store.url, "-o", tmp_path / "y.html", "--images", tmp_path)
     assert told.exit_code == 2

@@ -69,8 +69,8 @@ def command(
     open_storage(output.absolute().parent).create(output.name, render(report, name).encode())
     if as_json:
         click.echo(json.dumps(facts(report, name)))
-    if report.pictures.problem:
-        click.echo(f"without reconstructions: {report.pictures.problem}", err=True)
+    if report.pictures.detail:
+        click.echo(f"without reconstructions: {report.pictures.detail}", err=True)
     click.echo(f"written to {output}", err=True)
 
 

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.errors import TokenizerError, TokenstoreError
+from tokenstore.errors import (
+    BrokenPlugin,
+    Mismatch,
+    TokenizerError,
+    TokenstoreError,
+    UnknownName,
+    UsageError,
+    WeightsError,
+)
 from tokenstore.reader import Store, open_store
 from tokenstore.report import gallery
 from tokenstore.report.codes import Popularity, distinct_codes, popularity
@@ -47,13 +55,15 @@ class ReportOptions:
 class Pictures:
     """Pictures by class, and single codes.
 
-    `problem` is why there are no reconstructions, `same_listing` whether the folder of originals
-    lists what the store was built from; each is None where there is nothing to say.
+    `problem` is why there are no reconstructions, in words that are the same on every machine, and
+    `detail` what was said here; `same_listing` is whether the folder of originals lists what the
+    store was built from. Each is None where there is nothing to say.
     """
 
     groups: tuple[tuple[str | None, tuple[gallery.Shown, ...]], ...] = ()
     swatches: tuple[gallery.Swatch, ...] = ()
     problem: str | None = None
+    detail: str | None = None
     same_listing: bool | None = None
 
     @property
@@ -149,26 +159,50 @@ def _pictures(sampled: Sampled, options: ReportOptions, step: Callable[[], None]
     if options.images is not None and rows:
         numbers = sampled.numbers[rows].tolist()
         originals = gallery.find_originals(sampled.split, options.images, numbers)
-    tokenizer, problem = _tokenizer(sampled.split.store, options)
-    swatches: tuple[gallery.Swatch, ...] = ()
+    store = sampled.split.store
+    error: TokenstoreError | None = None
     try:
+        tokenizer = _tokenizer(store, options)
         shown = gallery.show(sampled, rows, tokenizer, originals, step)
-        swatches = gallery.swatches(sampled.split.store, tokenizer, step)
-    except TokenizerError as error:
-        problem = str(error)
+        swatches = gallery.swatches(store, tokenizer, step)
+    except _NO_PICTURES as found:
+        if options.weights is not None or options.config is not None:
+            raise  # what was asked for must serve
+        error, swatches = found, ()
         shown = gallery.show(sampled, rows, None, originals, step)
     taken = iter(shown)
-    groups = tuple((name, tuple(next(taken) for _ in some)) for name, some in chosen)
-    return Pictures(groups, swatches, problem, originals.same_listing if originals else None)
+    return Pictures(
+        groups=tuple((name, tuple(next(taken) for _ in some)) for name, some in chosen),
+        swatches=swatches,
+        problem=None if error is None else _problem(store, error),
+        detail=None if error is None else str(error),
+        same_listing=originals.same_listing if originals else None,
+    )
 
 
-def _tokenizer(store: Store, options: ReportOptions) -> tuple[Any | None, str | None]:
-    """The store's tokenizer, or why there is none; weights that were asked for must serve."""
+_NO_PICTURES = (TokenizerError, UsageError, BrokenPlugin, Mismatch)
+
+
+def _tokenizer(store: Store, options: ReportOptions) -> Any:
+    """The tokenizer that made the store.
+
+    Raises:
+        UnknownName: the store does not say which, or it is not installed.
+        TokenizerError: its weights are missing or of another model.
+        Mismatch: it is another tokenizer.
+    """
     if not store.manifest.preprocess:
-        return None, "the store does not say which tokenizer made its tokens"
-    try:
-        return store.tokenizer(weights=options.weights, config=options.config), None
-    except TokenstoreError as error:
-        if options.weights is not None or options.config is not None:
-            raise
-        return None, str(error)
+        raise UsageError(f"'{store.url}' does not say which tokenizer made its tokens")
+    return store.tokenizer(weights=options.weights, config=options.config)
+
+
+def _problem(store: Store, error: TokenstoreError) -> str:
+    """Why there are no reconstructions, without a path or an address of this machine."""
+    name = store.manifest.tokenizer.name
+    if not store.manifest.preprocess:
+        return "The store does not say which tokenizer made its tokens."
+    if isinstance(error, WeightsError):
+        return f"The weights of its tokenizer '{name}' are missing here; --weights names them."
+    if isinstance(error, UnknownName):
+        return f"Its tokenizer '{name}' is not installed here."
+    return f"Its tokenizer '{name}' cannot be used here."
