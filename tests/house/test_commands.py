@@ -17,6 +17,7 @@ EXPECTED = {
     "tokenstore bench",
     "tokenstore build",
     "tokenstore info",
+    "tokenstore report",
     "tokenstore verify",
     "tokenstore show",
     "tokenstore tokenizers",

@@ -40,6 +40,12 @@ class TokenizerEntry(Entry):
     config: dict[str, JsonValue]
     weights: Sha256 | None
 
+    @property
+    def codes(self) -> int | None:
+        """Codes of the whole codebook, where the settings tell."""
+        codes = self.config.get("codes")
+        return codes if isinstance(codes, int) else None
+
 
 class VocabularyEntry(Entry):
     """The ids that occur: `entropy` is the order-0 entropy of a token in bits."""

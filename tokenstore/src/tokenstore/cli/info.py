@@ -98,8 +98,7 @@ def _ratio(size: float, of: float) -> float | None:
 
 def _codes(manifest: Manifest) -> int | None:
     """Codes of the whole codebook, where the tokenizer's settings tell."""
-    codes = manifest.tokenizer.config.get("codes")
-    return codes if isinstance(codes, int) else None
+    return manifest.tokenizer.codes
 
 
 def _codecs(manifest: Manifest) -> str:
