@@ -41,6 +41,7 @@ class Storage(ABC):
     """One folder of named files; see `open_storage`."""
 
     url: str
+    at_hand = False  # whether asking for a file's length costs no request
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -112,6 +113,8 @@ def open_storage(place: str | Path) -> Storage:
 
 class LocalStorage(Storage):
     """A folder of this machine."""
+
+    at_hand = True
 
     def __init__(self, folder: str) -> None:
         """Remember the folder; it is made by the first write."""

@@ -83,10 +83,11 @@ class Vocabulary:
         vocabulary = cls(arrays["ids"], arrays["counts"], arrays.get("codebook"))
         lengths = {len(array) for array in arrays.values()}
         unique = len(np.unique(vocabulary.ids))
-        if len(lengths) != 1 or unique != len(vocabulary) or vocabulary.ids.min(initial=0) < 0:
+        distinct = unique == len(vocabulary) and vocabulary.ids.min(initial=0) >= 0
+        if len(lengths) != 1 or not distinct or not 1 <= len(vocabulary) <= LARGEST:
             raise CorruptStore(
                 f"{where}: {len(vocabulary)} ids, {unique} distinct, arrays of {sorted(lengths)} "
-                "rows; expected as many distinct ids, none negative, as rows"
+                f"rows; expected 1 to {LARGEST} distinct ids, none negative, one a row"
             )
         return vocabulary
 

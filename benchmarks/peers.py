@@ -1,0 +1,219 @@
+"""Our store against the formats that token corpora are kept in: size, writing, reading, start-up.
+
+    python -m benchmarks.peers TOKENS.npy                                      # prints the tables
+    python -m benchmarks.peers TOKENS.npy --save benchmarks/results/peers.md   # keeps them
+
+TOKENS is an array of ids [n, h, w] or a store. Each format writes the same ids and labels, gives
+them back, and only if all are equal is it timed: in turns, every format once a turn, the median of
+the turns. Readers deliver uint16 ids; one process, files warm in the page cache. A start-up is a new
+process that opens the corpus and reads one image. Peers that are not installed are named and left
+out: `pip install --group peers`. peer_formats.py tells with which settings each is used.
+"""
+
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+
+import tokenstore
+from benchmarks.peer_formats import BATCH, Format, Grids, Labels, Reader, formats
+
+CLASSES = 1000
+SECONDS = 0.5  # of each rate in each turn
+COLUMNS = ("write", "sequential", "one", "batch", "start")
+
+
+class Corpus(NamedTuple):
+    """What every format is given."""
+
+    grids: Grids
+    labels: Labels
+
+    @property
+    def entropy(self) -> float:
+        """Order-0 entropy of the ids in bytes an image."""
+        counts = np.bincount(self.grids.ravel())
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log2(shares)).sum()) * self.grids[0].size / 8
+
+
+class Written(NamedTuple):
+    """A format whose files are there: folder, bytes an image, open reader."""
+
+    format: Format
+    folder: Path
+    size: float
+    reader: Reader
+
+
+def load(place: str, images: int | None) -> Corpus:
+    """Ids of a .npy or of all splits of a store; the labels are drawn, since only widths matter."""
+    if place.endswith(".npy"):
+        grids = np.load(place)
+    else:
+        store = tokenstore.open(place)
+        read = [split.read(np.arange(len(split))).ranks for split in store.values()]
+        grids = store.ids(np.concatenate(read))
+    grids = np.ascontiguousarray(grids[:images], np.uint16)
+    return Corpus(grids, np.random.default_rng(0).integers(0, CLASSES, len(grids)))
+
+
+def write(made: Format, folder: Path, corpus: Corpus) -> Written:
+    """Write a corpus, compare what comes back, and leave it open.
+
+    Raises:
+        AssertionError: other ids come back.
+    """
+    made.write(folder, *corpus)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    reader = made.open(folder)
+    some = np.random.default_rng(1).integers(0, len(corpus.grids), BATCH)
+    assert np.array_equal(np.concatenate(list(reader.sequential())), corpus.grids), made.name
+    assert np.array_equal(reader.batch(some), corpus.grids[some]), made.name
+    assert np.array_equal(reader.one(int(some[0])), corpus.grids[some[0]]), made.name
+    return Written(made, folder, size / len(corpus.grids), reader)
+
+
+def rate(images: Iterable[int]) -> float:
+    """Images a second of a series of reads, each of which tells its images; for `SECONDS`."""
+    done, started = 0, time.perf_counter()
+    for some in images:
+        done += some
+        if time.perf_counter() - started > SECONDS:
+            break
+    return done / (time.perf_counter() - started)
+
+
+def start(written: Written, image: int) -> float:
+    """Seconds of a process that opens the corpus and reads one image."""
+    words = ["-m", "benchmarks.peer_formats", written.format.name, written.folder, image]
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def turn(written: Written, corpus: Corpus, seed: int) -> dict[str, float]:
+    """Each reading rate once, and the start-up."""
+    reader, count = written.reader, len(corpus.grids)
+    rng = np.random.default_rng(seed)
+    singles = rng.integers(0, count, 100_000).tolist()
+    batches = rng.integers(0, count, (4096, BATCH))
+    return {
+        "sequential": rate(len(batch) for batch in reader.sequential()),
+        "one": rate(reader.one(image).ndim - 1 for image in singles),
+        "batch": rate(len(reader.batch(batch)) for batch in batches),
+        "start": start(written, singles[0]),
+    }
+
+
+def writing(made: Format, corpus: Corpus, folder: Path) -> float:
+    """Images a second of writing the corpus, fitting of tables included."""
+    started = time.perf_counter()
+    made.write(folder, *corpus)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(folder)
+    return len(corpus.grids) / seconds
+
+
+def measure(
+    written: list[Written], corpus: Corpus, turns: int, folder: Path, say: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """Medians by format and column."""
+    seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(turns):
+        for one in written:
+            found = turn(one, corpus, number)
+            found["write"] = writing(one.format, corpus, folder / f"again-{number}")
+            for column, value in found.items():
+                seen[one.format.name][column].append(value)
+        say(f"turn {number + 1} of {turns}, load {os.getloadavg()[0]:.1f}")
+    return {
+        name: {column: statistics.median(values) for column, values in columns.items()}
+        for name, columns in seen.items()
+    }
+
+
+def table(written: list[Written], found: dict[str, dict[str, float]], entropy: float) -> list[str]:
+    """The measurements as a markdown table."""
+    lines = [
+        "| format | bytes an image | x order-0 | write | sequential | random one | random 256 "
+        "| start, s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in written:
+        rates = found[one.format.name]
+        shown = " | ".join(f"{rates[column]:,.0f}" for column in COLUMNS[:-1])
+        size = f"{one.size:,.1f} | {one.size / entropy:.3f}"
+        lines.append(f"| {one.format.name} | {size} | {shown} | {rates['start']:.2f} |")
+    return lines
+
+
+def ratios(written: list[Written], found: dict[str, dict[str, float]]) -> list[str]:
+    """Ours against the others: their bytes over ours, our rates over theirs."""
+    lines = [
+        "| against | bytes | write | sequential | random one | random 256 |",
+        "|---|---|---|---|---|---|",
+    ]
+    ours = [one for one in written if one.format.name.startswith("tokenstore")]
+    for mine in ours:
+        for other in (one for one in written if one not in ours):
+            a, b = found[mine.format.name], found[other.format.name]
+            shown = " | ".join(f"{a[column] / b[column]:.3g}" for column in COLUMNS[:-1])
+            names = f"{mine.format.name} : {other.format.name}"
+            lines.append(f"| {names} | {other.size / mine.size:.3f} | {shown} |")
+    return lines
+
+
+@click.command()
+@click.argument("tokens")
+@click.option("--images", type=int, help="Take only so many.")
+@click.option("--turns", default=5, show_default=True, help="Medians are over so many turns.")
+@click.option("--only", multiple=True, help="Formats by name; all by default.")
+@click.option("--save", type=click.Path(path_type=Path), help="Markdown file to write as well.")
+def main(
+    tokens: str, images: int | None, turns: int, only: tuple[str, ...], save: Path | None
+) -> None:
+    """Compare formats on TOKENS.
+
+    Example: python -m benchmarks.peers tokens.npy --turns 5
+    """
+    corpus = load(tokens, images)
+    there = {name: made for name, made in formats().items() if not only or name in only}
+    absent = [name for name, made in there.items() if not made.there()]
+    shape = "x".join(map(str, corpus.grids.shape[1:]))
+    lines = [
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f} at the start, Python {platform.python_version()}; "
+        f"{len(corpus.grids):,} grids of {shape}, {len(np.unique(corpus.grids)):,} codes, order-0 "
+        f"entropy {corpus.entropy:.1f} bytes an image; median of {turns} turns, images a second.",
+        f"Not installed: {', '.join(absent) or 'none'}.",
+        "",
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        written = []
+        for number, (name, made) in enumerate(there.items()):
+            if name not in absent:
+                click.echo(f"writing and comparing {name}", err=True)
+                written.append(write(made, folder / str(number), corpus))
+        found = measure(written, corpus, turns, folder, lambda text: click.echo(text, err=True))
+    lines += [*table(written, found, corpus.entropy), "", *ratios(written, found)]
+    click.echo("\n".join(lines))
+    if save:
+        save.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
