@@ -37,12 +37,10 @@ SAMPLE = 8192  # grids that tables are fitted on, as a build takes them
 def write_grids(
     folder: Path, codec_name: str, grids: NDArray[np.uint16], labels: NDArray[np.int64]
 ) -> None:
-    """Write ids [n, h, w] and their labels as the split `train` of a new store."""
+    """Write ranks [n, h, w], 0 the commonest, and labels as the split `train` of a new store."""
     storage, classes = open_storage(folder), int(labels.max()) + 1
     vocabulary = Vocabulary.from_counts({"train": np.bincount(grids.ravel())})
-    rank_of = np.zeros(int(vocabulary.ids.max()) + 1, np.uint16)
-    rank_of[vocabulary.ids] = np.arange(len(vocabulary))
-    ranks, shape = rank_of[grids], grids.shape[1:]
+    ranks, shape = vocabulary.to_ranks(grids), grids.shape[1:]
     spec = CodecSpec(len(vocabulary), shape)
     sample = ranks[:: -(-len(ranks) // SAMPLE)]
     codec = registry.find("tokenstore.codecs", codec_name).fit(sample, spec, len(ranks))

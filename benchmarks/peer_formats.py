@@ -96,21 +96,19 @@ class Tokenstore(Format):
 class _StoreReader(Reader):
     def __init__(self, store: Any) -> None:
         self._split = store["train"]
-        # Stored are ranks; every other format stores ids, so ids are what is compared and timed.
-        self._ids = store.vocabulary.ids.astype(np.uint16)
 
     def sequential(self) -> Iterator[Grids]:
         for first in range(0, len(self._split), BATCH):
             numbers = np.arange(first, min(first + BATCH, len(self._split)))
-            yield self._ids[self._split.read(numbers).ranks]
+            yield self._split.read(numbers).ranks
 
     def one(self, image: int) -> NDArray[np.uint16]:
-        ids: NDArray[np.uint16] = self._ids[self._split[image].ranks]
-        return ids
+        ranks: NDArray[np.uint16] = self._split[image].ranks
+        return ranks
 
     def batch(self, images: NDArray[np.int64]) -> Grids:
-        ids: Grids = self._ids[self._split.read(images).ranks]
-        return ids
+        ranks: Grids = self._split.read(images).ranks
+        return ranks
 
 
 class Memmap(Format):
@@ -149,9 +147,9 @@ class _MemmapReader(Reader):
 class SeiT(Format):
     """The released files of SeiT: one gzip stream of escape codes, offsets, labels as text.
 
-    Ids are renamed by popularity as published. The published rule ends at rank 509; here it is
-    continued as in our byte codecs, which changes nothing below. The reader unzips everything at its
-    start and turns bytes into ids in a Python loop, as the published one does.
+    The published escape code ends at rank 509; here it is continued as in our byte codecs. The
+    reader unzips everything at its start and turns bytes into ranks in a Python loop, as the
+    published one does.
     """
 
     name = "SeiT files"
@@ -161,15 +159,11 @@ class SeiT(Format):
         from tokenstore.codecs.escape import escape
 
         folder.mkdir()
-        ids, ranks = np.unique(grids, return_inverse=True)
-        popular = np.argsort(-np.bincount(ranks.ravel()), kind="stable")
-        rank_of = np.argsort(popular)
-        escaped, ends = escape(rank_of[ranks].astype(np.uint16).reshape(grids.shape))
+        escaped, ends = escape(grids)
         (folder / "data.bin.gz").write_bytes(gzip.compress(escaped.tobytes(), 6))
         with gzip.open(folder / "index.npy.gz", "wb") as file:
             np.save(file, np.append(0, ends))
         (folder / "label.txt").write_text("\n".join(map(str, labels.tolist())))
-        np.save(folder / "ids.npy", ids[popular].astype(np.uint16))
         (folder / "grid.json").write_text(json.dumps(grids.shape[1:]))
 
     def open(self, folder: Path) -> Reader:
@@ -182,7 +176,6 @@ class _SeiTReader(Reader):
         with gzip.open(folder / "index.npy.gz") as file:
             self._offsets = np.load(file).tolist()
         self._labels = [int(line) for line in (folder / "label.txt").read_text().split()]
-        self._ids = np.load(folder / "ids.npy")
         self._grid = json.loads((folder / "grid.json").read_text())
 
     def sequential(self) -> Iterator[Grids]:
@@ -195,8 +188,7 @@ class _SeiTReader(Reader):
             if byte < 255:
                 ranks.append(rank)
                 rank = 0
-        ids: NDArray[np.uint16] = self._ids[ranks].reshape(self._grid)
-        return ids
+        return np.array(ranks, np.uint16).reshape(self._grid)
 
 
 class Parquet(Format):
@@ -289,7 +281,7 @@ class _LitDataReader(Reader):
 
 
 class WebDataset(Format):
-    """webdataset: a tar of .npy and .cls, 10,000 images a shard; random reads by its sister wids."""
+    """webdataset: tars of .npy and .cls, 10,000 images each; random reads by its sister wids."""
 
     name = "webdataset .npy"
     needs = "webdataset"

@@ -3,9 +3,10 @@
     python -m benchmarks.peers TOKENS.npy                                      # prints the tables
     python -m benchmarks.peers TOKENS.npy --save benchmarks/results/peers.md   # keeps them
 
-TOKENS is an array of ids [n, h, w] or a store. Each format writes the same ids and labels, gives
+TOKENS is an array of ids [n, h, w] or a store. Each format writes the same tokens and labels, gives
 them back, and only if all are equal is it timed: in turns, every format once a turn, the median of
-the turns. Readers deliver uint16 ids; one process, files warm in the page cache. A start-up is a new
+the turns. Tokens are renamed by popularity beforehand, as SeiT's files and our store have them.
+Readers deliver uint16 arrays; one process, files warm in the page cache. A start-up is a new
 process that opens the corpus and reads one image. Peers that are not installed are named and left
 out: `pip install --group peers`. peer_formats.py tells with which settings each is used.
 """
@@ -59,14 +60,16 @@ class Written(NamedTuple):
 
 
 def load(place: str, images: int | None) -> Corpus:
-    """Ids of a .npy or of all splits of a store; the labels are drawn, since only widths matter."""
+    """Tokens of a .npy or of all splits of a store, renamed; the labels are drawn at random."""
     if place.endswith(".npy"):
         grids = np.load(place)
     else:
         store = tokenstore.open(place)
         read = [split.read(np.arange(len(split))).ranks for split in store.values()]
         grids = store.ids(np.concatenate(read))
-    grids = np.ascontiguousarray(grids[:images], np.uint16)
+    _, ids, counts = np.unique(grids[:images], return_inverse=True, return_counts=True)
+    ranks = np.argsort(np.argsort(-counts, kind="stable")).astype(np.uint16)
+    grids = ranks[ids].reshape(-1, *grids.shape[1:])
     return Corpus(grids, np.random.default_rng(0).integers(0, CLASSES, len(grids)))
 
 

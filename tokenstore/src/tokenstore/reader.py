@@ -219,7 +219,10 @@ class Split(Sequence[Sample]):
         """Sample by number, negative from the end, with every column the split has."""
         if isinstance(index, slice):
             return self._samples(np.arange(*index.indices(len(self))))
-        return self._samples(self.resolve([operator.index(index)]))[0]
+        number = operator.index(index)
+        if not 0 <= number < len(self):
+            number = int(self.resolve([number])[0])
+        return self._sample(number)
 
     def __iter__(self) -> Iterator[Sample]:
         """All samples in order, read a block at a time."""
@@ -294,6 +297,18 @@ class Split(Sequence[Sample]):
             )
         numbers = numbers.astype(np.int64)
         return np.where(numbers < 0, numbers + len(self), numbers)
+
+    def _sample(self, number: int) -> Sample:
+        found = self.shards.sample(number)
+        meta = found.string("meta")
+        return Sample(
+            found.string("key"),
+            found.ranks(self._out(1, None)),
+            found.fixed("label"),
+            found.mask(),
+            None if meta is None else json.loads(meta),
+            found.fixed("view"),
+        )
 
     def _samples(self, numbers: Indices) -> list[Sample]:
         found = self.shards.find(numbers)

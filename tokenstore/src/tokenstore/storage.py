@@ -76,6 +76,11 @@ class Storage(ABC):
             CorruptStore: a range does not lie in the file.
         """
 
+    def part(self, name: str, start: int, end: int) -> bytes:
+        """One range of bytes of a file; raises as `fetch` does."""
+        fetched = self.fetch(name, np.array([start]), np.array([end]))
+        return fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()
+
     @abstractmethod
     def create(self, name: str, content: bytes) -> None:
         """Write a file, replacing an older one of that name."""
@@ -145,6 +150,13 @@ class LocalStorage(Storage):
         if ends.max(initial=0) > len(content):
             raise _too_short(f"{self.url}/{name}", int(ends.max()))
         return Fetched(content, starts, ends)
+
+    def part(self, name: str, start: int, end: int) -> bytes:
+        """See `Storage.part`; without arrays, since single images are read through it."""
+        content = self._map(name)
+        if end > len(content):
+            raise _too_short(f"{self.url}/{name}", end)
+        return content[start:end].tobytes()
 
     def create(self, name: str, content: bytes) -> None:
         """See `Storage.create`."""
