@@ -6,8 +6,9 @@
 TOKENS is an array of ids [n, h, w] or a store. Each format writes the same tokens and labels, gives
 them back, and only if all are equal is it timed: in turns, every format once a turn, the median of
 the turns. Tokens are renamed by popularity beforehand, as SeiT's files and our store have them.
-Readers deliver uint16 arrays; one process, files warm in the page cache. A start-up is a new
-process that opens the corpus and reads one image. Peers that are not installed are named and left
+Readers deliver uint16 arrays; one process, files warm in the page cache. Every rate is told by the
+wall clock and, in brackets, by the processor time of all threads, which other work on the machine
+disturbs less. A start-up is a new process that opens the corpus and reads one image. Peers that are not installed are named and left
 out: `pip install --group peers`. peer_formats.py tells with which settings each is used.
 """
 
@@ -33,7 +34,7 @@ from benchmarks.peer_formats import BATCH, Format, Grids, Labels, Reader, format
 
 CLASSES = 1000
 SECONDS = 0.5  # of each rate in each turn
-COLUMNS = ("write", "sequential", "one", "batch", "start")
+RATES = ("write", "sequential", "one", "batch")
 
 
 class Corpus(NamedTuple):
@@ -48,6 +49,24 @@ class Corpus(NamedTuple):
         counts = np.bincount(self.grids.ravel())
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log2(shares)).sum()) * self.grids[0].size / 8
+
+
+class Rate(NamedTuple):
+    """Images a second by the wall clock and by the processor time of all threads."""
+
+    wall: float
+    processor: float
+
+    def __str__(self) -> str:
+        """Both of them."""
+        return f"{self.wall:,.0f} ({self.processor:,.0f})"
+
+
+class Found(NamedTuple):
+    """What was measured of a format: rates by column, seconds of a start-up."""
+
+    rates: dict[str, Rate]
+    start: float
 
 
 class Written(NamedTuple):
@@ -89,14 +108,14 @@ def write(made: Format, folder: Path, corpus: Corpus) -> Written:
     return Written(made, folder, size / len(corpus.grids), reader)
 
 
-def rate(images: Iterable[int]) -> float:
-    """Images a second of a series of reads, each of which tells its images; for `SECONDS`."""
-    done, started = 0, time.perf_counter()
+def rate(images: Iterable[int]) -> Rate:
+    """Of a series of works, each of which tells its images; for `SECONDS` of processor time."""
+    done, wall, processor = 0, time.perf_counter(), time.process_time()
     for some in images:
         done += some
-        if time.perf_counter() - started > SECONDS:
+        if time.process_time() - processor > SECONDS:
             break
-    return done / (time.perf_counter() - started)
+    return Rate(done / (time.perf_counter() - wall), done / (time.process_time() - processor))
 
 
 def start(written: Written, image: int) -> float:
@@ -107,48 +126,46 @@ def start(written: Written, image: int) -> float:
     return time.perf_counter() - started
 
 
-def turn(written: Written, corpus: Corpus, seed: int) -> dict[str, float]:
-    """Each reading rate once, and the start-up."""
+def turn(written: Written, corpus: Corpus, seed: int, folder: Path) -> Found:
+    """Everything once."""
     reader, count = written.reader, len(corpus.grids)
     rng = np.random.default_rng(seed)
     singles = rng.integers(0, count, 100_000).tolist()
     batches = rng.integers(0, count, (4096, BATCH))
-    return {
+    rates = {
+        "write": rate(written.format.write(folder, *corpus) or count for _ in range(1)),
         "sequential": rate(len(batch) for batch in reader.sequential()),
         "one": rate(reader.one(image).ndim - 1 for image in singles),
         "batch": rate(len(reader.batch(batch)) for batch in batches),
-        "start": start(written, singles[0]),
     }
-
-
-def writing(made: Format, corpus: Corpus, folder: Path) -> float:
-    """Images a second of writing the corpus, fitting of tables included."""
-    started = time.perf_counter()
-    made.write(folder, *corpus)
-    seconds = time.perf_counter() - started
     shutil.rmtree(folder)
-    return len(corpus.grids) / seconds
+    return Found(rates, start(written, singles[0]))
 
 
 def measure(
     written: list[Written], corpus: Corpus, turns: int, folder: Path, say: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
-    """Medians by format and column."""
-    seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+) -> dict[str, Found]:
+    """Medians by format."""
+    seen: dict[str, list[Found]] = defaultdict(list)
     for number in range(turns):
         for one in written:
-            found = turn(one, corpus, number)
-            found["write"] = writing(one.format, corpus, folder / f"again-{number}")
-            for column, value in found.items():
-                seen[one.format.name][column].append(value)
+            seen[one.format.name].append(turn(one, corpus, number, folder / f"again-{number}"))
         say(f"turn {number + 1} of {turns}, load {os.getloadavg()[0]:.1f}")
-    return {
-        name: {column: statistics.median(values) for column, values in columns.items()}
-        for name, columns in seen.items()
+    return {name: median(turns) for name, turns in seen.items()}
+
+
+def median(turns: list[Found]) -> Found:
+    """Of every number by itself."""
+    rates = {
+        column: Rate(
+            *map(statistics.median, zip(*(one.rates[column] for one in turns), strict=True))
+        )
+        for column in RATES
     }
+    return Found(rates, statistics.median(one.start for one in turns))
 
 
-def table(written: list[Written], found: dict[str, dict[str, float]], entropy: float) -> list[str]:
+def table(written: list[Written], found: dict[str, Found], entropy: float) -> list[str]:
     """The measurements as a markdown table."""
     lines = [
         "| format | bytes an image | x order-0 | write | sequential | random one | random 256 "
@@ -156,14 +173,14 @@ def table(written: list[Written], found: dict[str, dict[str, float]], entropy: f
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in written:
-        rates = found[one.format.name]
-        shown = " | ".join(f"{rates[column]:,.0f}" for column in COLUMNS[:-1])
+        rates, seconds = found[one.format.name]
+        shown = " | ".join(str(rates[column]) for column in RATES)
         size = f"{one.size:,.1f} | {one.size / entropy:.3f}"
-        lines.append(f"| {one.format.name} | {size} | {shown} | {rates['start']:.2f} |")
+        lines.append(f"| {one.format.name} | {size} | {shown} | {seconds:.2f} |")
     return lines
 
 
-def ratios(written: list[Written], found: dict[str, dict[str, float]]) -> list[str]:
+def ratios(written: list[Written], found: dict[str, Found]) -> list[str]:
     """Ours against the others: their bytes over ours, our rates over theirs."""
     lines = [
         "| against | bytes | write | sequential | random one | random 256 |",
@@ -172,8 +189,12 @@ def ratios(written: list[Written], found: dict[str, dict[str, float]]) -> list[s
     ours = [one for one in written if one.format.name.startswith("tokenstore")]
     for mine in ours:
         for other in (one for one in written if one not in ours):
-            a, b = found[mine.format.name], found[other.format.name]
-            shown = " | ".join(f"{a[column] / b[column]:.3g}" for column in COLUMNS[:-1])
+            a, b = found[mine.format.name].rates, found[other.format.name].rates
+            shown = " | ".join(
+                f"{a[column].wall / b[column].wall:.3g} "
+                f"({a[column].processor / b[column].processor:.3g})"
+                for column in RATES
+            )
             names = f"{mine.format.name} : {other.format.name}"
             lines.append(f"| {names} | {other.size / mine.size:.3f} | {shown} |")
     return lines

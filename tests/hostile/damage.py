@@ -27,7 +27,7 @@ import numpy as np
 from tokenstore.errors import CorruptStore, TokenstoreError
 from tokenstore.listed import load_codec, load_vocabulary
 from tokenstore.manifest import NAME
-from tokenstore.reader import Split, Store
+from tokenstore.reader import Sample, Split, Store
 from tokenstore.storage import Fetched, Storage
 from tokenstore.verify import verify_store
 
@@ -88,24 +88,32 @@ def sound_files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def readers(store: Store) -> dict[str, Read]:
-    """For each file that a reader opens, how to read anew all that depends on it."""
+def readers(store: Store) -> dict[str, list[Read]]:
+    """For each file that a reader opens, the ways to read anew all that depends on it."""
     manifest, storage = store.manifest, store.storage
-    found: dict[str, Read] = {NAME: lambda: everything(Store(storage))}
-    found[manifest.vocabulary.file.name] = lambda: _vocabulary(
-        load_vocabulary(storage, manifest.vocabulary)
-    )
+    found: dict[str, list[Read]] = {
+        NAME: [lambda: everything(Store(storage))],
+        manifest.vocabulary.file.name: [
+            lambda: _vocabulary(load_vocabulary(storage, manifest.vocabulary))
+        ],
+    }
     for table_set in manifest.table_sets:
         if table_set.file:
-            found[table_set.file.name] = lambda s=table_set: _tables(storage, s, manifest.grid)
-    for split in manifest.splits:
+            found[table_set.file.name] = [lambda s=table_set: _tables(storage, s, manifest.grid)]
+    for name, split in manifest.splits.items():
         first = 0
-        for entry in manifest.splits[split].shards:
-            part = slice(first, first + entry.count)
-            found[entry.shard.name] = lambda s=split, p=part: _samples(Split(store, s), p)
-            found[entry.index.name] = found[entry.shard.name]
+        for entry in split.shards:
+            ways = _ways(store, name, range(first, first + entry.count))
+            found[entry.shard.name] = found[entry.index.name] = ways
             first += entry.count
     return found
+
+
+def _ways(store: Store, split: str, numbers: range) -> list[Read]:
+    """Some samples together, and each alone: two paths through the reader; both open it anew."""
+    together = slice(numbers.start, numbers.stop)
+    alone = [lambda n=number: _values([Split(store, split)[n]]) for number in numbers]
+    return [lambda: _values(Split(store, split)[together]), *alone]
 
 
 def everything(store: Store) -> list[Any]:
@@ -113,7 +121,7 @@ def everything(store: Store) -> list[Any]:
     sets = store.manifest.table_sets
     values: list[Any] = [store.fingerprint, _vocabulary(store.vocabulary)]
     values += [_tables(store.storage, table_set, store.manifest.grid) for table_set in sets]
-    return values + [_samples(split, slice(None)) for split in store.values()]
+    return values + [_values(split[:]) for split in store.values()]
 
 
 def _vocabulary(vocabulary: Any) -> list[Any]:
@@ -126,9 +134,9 @@ def _tables(storage: Storage, table_set: Any, grid: tuple[int, ...]) -> dict[str
     return {name: table.tobytes() for name, table in tables.items()}
 
 
-def _samples(split: Split, part: slice) -> list[Any]:
+def _values(samples: list[Sample]) -> list[Any]:
     values = []
-    for sample in split[part]:
+    for sample in samples:
         mask = None if sample.mask is None else sample.mask.tolist()
         ranks = sample.ranks.tobytes()
         values.append((sample.key, ranks, sample.label, mask, sample.meta, sample.view))
@@ -161,16 +169,21 @@ def cuts(files: dict[str, bytes], stride: int) -> Iterator[Case]:
 def read_all(storage: Memory, chosen: dict[str, bytes], cases: Iterator[Case]) -> Iterator[Case]:
     """Read what depends on each damaged file; yields the cases as they pass."""
     reads = readers(Store(storage))
-    sound = {name: reads[name]() for name in chosen}
+    sound = {name: [read() for read in reads[name]] for name in chosen}
     for case in cases:
         storage.files[case.name] = case.content
-        try:
-            assert reads[case.name]() == sound[case.name], f"{case.name} {case.what}: other data"
-        except TokenstoreError as error:
-            stem = case.name.removesuffix(".index").removesuffix(".tar")
-            assert stem in str(error), f"{case.name} {case.what}: the error names no place: {error}"
+        for read, data in zip(reads[case.name], sound[case.name], strict=True):
+            _read_one(case, read, data)
         storage.files[case.name] = chosen[case.name]
         yield case
+
+
+def _read_one(case: Case, read: Read, data: Any) -> None:
+    try:
+        assert read() == data, f"{case.name} {case.what}: other data"
+    except TokenstoreError as error:
+        stem = case.name.removesuffix(".index").removesuffix(".tar")
+        assert stem in str(error), f"{case.name} {case.what}: the error names no place: {error}"
 
 
 def verify_all(storage: Memory, chosen: dict[str, bytes], cases: Iterator[Case]) -> Iterator[Case]:

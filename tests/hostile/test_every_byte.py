@@ -7,14 +7,13 @@ in a process of its own; the core suite takes a sample, `make test-all` every bi
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from tests.conftest import ROOT
 from tests.hostile import damage
 from tests.small_store import Small, write_small_store
 from tokenstore import registry
-from tokenstore.errors import TokenstoreError
+from tokenstore.errors import CorruptStore, TokenstoreError
 from tokenstore.reader import Store
 from tokenstore.verify import verify_store
 
@@ -111,29 +110,27 @@ def test_a_file_that_is_missing_is_refused_or_harmless(folder):
             assert name in str(error)
 
 
-def test_the_harness_sees_other_data_and_errors_without_a_place(folder):
-    """What the program above must not let pass."""
+def test_the_harness_lets_neither_other_data_nor_errors_without_a_place_pass(folder):
     files = damage.sound_files(folder)
     storage = damage.Memory(files)
     name = "val-000000.tar"
-    flipped = bytearray(files[name])
-    marks = storage.touched
-    damage.everything(Store(storage))
-    assert 0 < marks[name].sum() < len(flipped)
-    assert not marks["manifests/000000.json"].any()
-    swapped = damage.Case("manifest.json", "of a store that reads well", files["manifest.json"])
-    assert list(
-        damage.read_all(storage, {"manifest.json": files["manifest.json"]}, iter([swapped]))
-    )
+    assert list(damage.read_all(storage, {name: files[name]}, iter([]))) == []
+    wrong = damage.Case(name, "as it was", files[name])
+    with pytest.raises(AssertionError, match="other data"):
+        damage._read_one(wrong, lambda: [1], [2])
+
+    def nameless():
+        raise CorruptStore("something is wrong somewhere")
+
     with pytest.raises(AssertionError, match="names no place"):
-        chosen = {name: files[name]}
-        case = damage.Case("elsewhere.tar", "lies elsewhere", b"")
-        real = damage.readers
-        damage.readers = lambda store: {**real(store), "elsewhere.tar": real(store)[name]}
-        try:
-            storage.files[name] = b""
-            list(damage.read_all(storage, {}, iter([case])))
-        finally:
-            damage.readers = real
-    assert chosen
-    assert np.array_equal(marks[name], storage.touched[name])
+        damage._read_one(wrong, nameless, [2])
+
+
+def test_the_harness_marks_what_is_read_and_nothing_else(folder):
+    storage = damage.Memory(damage.sound_files(folder))
+    damage.everything(Store(storage))
+    tar = storage.touched["val-000000.tar"]
+    assert 0 < tar.sum() < len(tar) / 10
+    assert not tar[:512].any()
+    assert storage.touched["manifest.json"].all()
+    assert not storage.touched["manifests/000000.json"].any()

@@ -313,6 +313,14 @@ def test_a_record_in_the_place_of_its_neighbour_is_refused(tmp_path):
         tokenstore.open(tmp_path)["train"].read([second])
 
 
+def test_a_damaged_record_read_alone_is_refused_by_its_name(folder):
+    flip(folder / "train-000001.tar", 512)
+    train = tokenstore.open(folder)["train"]
+    with pytest.raises(errors.CorruptRecord, match=r"train-000001\.tar: sample 9 of split 'train'"):
+        train[9]
+    assert train[8].key != train[10].key
+
+
 def test_a_link_out_of_the_store_is_no_way_in(folder, tmp_path):
     """What a file holds is compared with its hash, wherever it lies."""
     shard = folder / "train-000000.tar"
