@@ -8,8 +8,9 @@ them back, and only if all are equal is it timed: in turns, every format once a 
 the turns. Tokens are renamed by popularity beforehand, as SeiT's files and our store have them.
 Readers deliver uint16 arrays; one process, files warm in the page cache. Every rate is told by the
 wall clock and, in brackets, by the processor time of all threads, which other work on the machine
-disturbs less. A start-up is a new process that opens the corpus and reads one image. Peers that are not installed are named and left
-out: `pip install --group peers`. peer_formats.py tells with which settings each is used.
+disturbs less. A start-up is a new process that opens the corpus and reads one image. Peers that are
+not installed are named and left out: `pip install --group peers`. Which settings each is used with
+is told in peer_formats.py and peer_libraries.py.
 """
 
 import os
@@ -28,9 +29,10 @@ from typing import NamedTuple
 
 import click
 import numpy as np
+from benchmarks.peer_libraries import formats
 
 import tokenstore
-from benchmarks.peer_formats import BATCH, Format, Grids, Labels, Reader, formats
+from benchmarks.peer_formats import BATCH, Format, Grids, Labels, Reader
 
 CLASSES = 1000
 SECONDS = 0.5  # of each rate in each turn
@@ -120,7 +122,7 @@ def rate(images: Iterable[int]) -> Rate:
 
 def start(written: Written, image: int) -> float:
     """Seconds of a process that opens the corpus and reads one image."""
-    words = ["-m", "benchmarks.peer_formats", written.format.name, written.folder, image]
+    words = ["-m", "benchmarks.peer_libraries", written.format.name, written.folder, image]
     started = time.perf_counter()
     subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True)
     return time.perf_counter() - started
