@@ -205,3 +205,11 @@ def test_a_full_disk_leaves_no_part_of_a_new_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         storage.create_new("a", b"first")
     assert storage.names() == []
+
+
+def test_a_part_of_a_file_is_its_bytes_and_must_lie_in_it(storage):
+    storage.create("a", b"abcdef")
+    assert storage.part("a", 2, 5) == b"cde"
+    assert storage.part("a", 0, 6) == b"abcdef"
+    with pytest.raises(CorruptStore, match="ends before byte 7"):
+        storage.part("a", 2, 7)
