@@ -1,7 +1,8 @@
 """Files that a manifest lists: whether they are there, and those that a reader loads whole.
 
-Vocabulary, codec tables and rejects are compared with length and hash before a byte of them is used,
-and what comes out fits what the manifest says of it. Shards are not loaded whole; they are for `shard`.
+Vocabulary, codec tables and rejects are compared with length and hash before a byte of them is
+used, and what comes out fits what the manifest says of it. Shards are not loaded whole; they are
+for `shard`.
 """
 
 import hashlib
