@@ -13,6 +13,8 @@ TREE = {name: (command, context) for name, command, context in command_tree()}
 EXPECTED = {
     "tokenstore bench",
     "tokenstore build",
+    "tokenstore export",
+    "tokenstore import",
     "tokenstore info",
     "tokenstore verify",
     "tokenstore show",
