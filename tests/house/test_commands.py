@@ -16,6 +16,8 @@ EXPECTED = {
     "tokenstore convert",
     "tokenstore bench",
     "tokenstore build",
+    "tokenstore export",
+    "tokenstore import",
     "tokenstore info",
     "tokenstore report",
     "tokenstore verify",

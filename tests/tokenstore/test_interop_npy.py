@@ -8,6 +8,7 @@ import pytest
 
 import tokenstore
 from tokenstore.errors import BuildError, SourceError, UsageError
+from tokenstore.interop.arrays import read_npy
 from tokenstore.interop.base import ImportRequest
 from tokenstore.interop.importing import ImportOptions, import_store
 from tokenstore.verify import verify_store
@@ -292,6 +293,21 @@ def test_two_names_that_become_one_key_are_refused_unless_keys_are_not_kept(tmp_
         bring_in(tmp_path / "in", tmp_path / "s")
     store = bring_in(tmp_path / "in", tmp_path / "s", keys=False)
     assert (len(store["train"]), store["train"].columns) == (2, ("ranks",))
+
+
+def test_no_byte_of_a_header_makes_anything_but_an_error_or_an_array():
+    stream = io.BytesIO()
+    np.save(stream, IDS)
+    whole, rng = stream.getvalue(), np.random.default_rng(0)
+    outcomes = set()
+    for place in range(128):
+        for value in (0, 255, ord("("), ord("{"), ord("-"), ord("'"), int(rng.integers(256))):
+            harmed = whole[:place] + bytes([value]) + whole[place + 1 :]
+            try:
+                outcomes.add(read_npy(harmed, "here").shape)
+            except SourceError as error:
+                outcomes.add(str(error)[:4])
+    assert {"here", (9, 4, 4)} <= outcomes
 
 
 def test_a_header_that_claims_more_than_there_is_takes_no_memory(tmp_path):

@@ -148,7 +148,12 @@ def test_an_unknown_rule_lists_the_known() -> None:
         Preprocess("centre-crop", (8, 8))
 
 
-@pytest.mark.parametrize("settings", [{}, {"rule": "squash", "size": 8}, {"rule": "squash"}])
+def test_settings_that_nobody_knows_are_refused_with_the_cure() -> None:
+    with pytest.raises(UsageError, match=r"do not say which tokenizer .* store\.ids\(ranks\)"):
+        Preprocess.from_json({})
+
+
+@pytest.mark.parametrize("settings", [{"size": [8, 8]}, {"rule": "squash", "size": 8}])
 def test_settings_of_another_form_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="preprocess settings"):
         Preprocess.from_json(settings)
