@@ -337,6 +337,14 @@ def test_of_many_classes_and_images_a_few_are_shown(tmp_path: Path) -> None:
         assert {f"class{label}" for label in sampled.labels[rows]} == {name}
 
 
+def test_of_many_classes_the_largest_are_listed_and_the_others_counted(tmp_path: Path) -> None:
+    store = write_toy_store(tmp_path / "s", ToyStore(counts={"train": 300}, classes=50))
+    text = Page(page_of(store.url, tmp_path)).text
+    assert "and 10 smaller classes." in text
+    counts = np.bincount(store["train"].labels, minlength=50)
+    assert f"50, of {counts.min()} to {counts.max()} images" in text
+
+
 def test_an_original_that_is_gone_or_broken_is_said_so(
     built: tuple[Path, Path], tmp_path: Path
 ) -> None:
