@@ -19,6 +19,7 @@ import tokenstore
 from tests.small_store import Small, write_small_store
 from tests.stopping import Stopped, stopping
 from tests.toy_images import encoded, picture, write_corpus
+from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.cli.main import main
 from tokenstore.codecs.zstd import Zstd
 from tokenstore.manifest import publish
@@ -288,6 +289,14 @@ def test_stores_of_another_tokenizer_are_refused_naming_both_values(
     assert what in told
     assert str(tmp_path / "b") in told
     assert not (tmp_path / "m").exists()
+
+
+def test_stores_that_only_a_name_calls_alike_are_refused(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        toy = ToyStore({"train": 2 + seed}, seed=seed, with_codebook=False)
+        write_toy_store(tmp_path / name, toy)
+    told = refused("merge", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "m")
+    assert "neither weights nor a codebook" in told
 
 
 def test_other_grids_and_columns_are_refused(tmp_path: Path) -> None:

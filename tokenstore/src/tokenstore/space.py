@@ -31,7 +31,7 @@ def check_room(place: str, needed: int) -> None:
     if free is not None and free < needed:
         raise NoRoom(
             f"'{place}' needs about {needed:,} bytes, {free:,} are free there. "
-            "Make room, or choose a place on another disk; nothing was written."
+            "Make room, or choose a place on another disk; nothing was changed."
         )
 
 

@@ -39,6 +39,11 @@ def check_alike(stores: Sequence[Store]) -> None:
                     f"'{first.url}' and '{other.url}' cannot be merged: their {what} differs, "
                     f"{expected} and {found}. Only stores of one tokenizer, at one size, can."
                 )
+    if first.manifest.tokenizer.weights is None and first.manifest.vocabulary.dimension is None:
+        raise Mismatch(
+            f"neither weights nor a codebook tell whether '{first.url}' and '{stores[1].url}' are "
+            "of one tokenizer, only its name. Make them again with the codebook."
+        )
     for split in sorted({name for store in stores for name in store}):
         _check_columns([store for store in stores if split in store], split)
 
