@@ -13,15 +13,62 @@ epoch by the same mixing, so all bits of both matter. It must never change: runs
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
+Numbers = NDArray[np.int64]
 
 _ROUNDS = 12  # with 8, five images still preferred some positions; tests/tokenstore/test_order.py
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the increment of splitmix64
 _WORD = 0xFFFFFFFFFFFFFFFF
+
+
+class Order(Protocol):
+    """What a loader needs to know: how long an epoch is, and what stands at each position of it.
+
+    A pure function: the same epoch and positions give the same samples in every process, for ever.
+    An image may come more than once an epoch, or never, where that is the order's purpose.
+    """
+
+    def __len__(self) -> int:
+        """Positions of an epoch; the same in all epochs."""
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """Sample numbers, int64 [m], at positions of an epoch, int64 [m] in 0..len-1."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Every sample of a split once an epoch, truly shuffled, anew each epoch."""
+
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        """See `Order`."""
+        return self.size
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """See `Order`."""
+        return Permutation(self.size, self.seed, epoch).at(positions)
+
+
+@dataclass(frozen=True)
+class Unshuffled:
+    """Every sample of a split once an epoch, in the order of the split."""
+
+    size: int
+
+    def __len__(self) -> int:
+        """See `Order`."""
+        return self.size
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """See `Order`."""
+        return positions
 
 
 @dataclass(frozen=True)
