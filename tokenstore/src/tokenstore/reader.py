@@ -249,6 +249,10 @@ class Split(Sequence[Sample]):
         ranks = some.ranks(self._out(some.count, out))
         return Batch(ranks, some.fixed("label"), some.strings("key") if keys else None)
 
+    def labels_of(self, indices: ArrayLike) -> NDArray[np.int64] | None:
+        """Labels of these samples, int64 [n]; None where the split has none."""
+        return self.shards.find(self.resolve(indices)).fixed("label")
+
     def keys(self, indices: ArrayLike) -> list[str] | None:
         """Keys of these samples; None where the split has none."""
         return self.shards.find(self.resolve(indices)).strings("key")
