@@ -234,13 +234,15 @@ class TokenLoader:
         """This process's sample numbers and validity, [B] each, batch by batch."""
         images = len(self.order)
         within = np.arange(self.rank, self.global_batch, self.world_size)
-        batches = max(1, _ORDERED_ROWS // self.batch_size)  # ordered at a time: cheaper by far
-        for first in range(0, len(starts), batches):
-            positions = np.array(starts[first : first + batches])[:, None] + within
+        most = max(1, _ORDERED_ROWS // self.batch_size)  # ordered at a time: cheaper by far
+        first, many = 0, 1  # but somebody waits for the first
+        while first < len(starts):
+            positions = np.array(starts[first : first + many])[:, None] + within
             valid = positions < images
             flat = (positions % images).ravel()  # padding repeats the head of the epoch
             index = self.order.at(epoch, flat).reshape(positions.shape)
             yield from zip(index, valid, strict=True)
+            first, many = first + many, min(4 * many, most)
 
     def _skip(self, number: int, error: CorruptRecord) -> None:
         """Count and report a damaged sample that is left out."""

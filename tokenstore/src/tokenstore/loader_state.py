@@ -58,9 +58,11 @@ class LoaderState:
                 "with the version of tokenstore that wrote it"
             )
         for name, kind in {**_MEMBERS, "order": str}.items():
-            value: Any = state.get(name, FULL)
-            if type(value) is not kind or (name in ("epoch", "position") and value < 0):
-                raise _wrong(name, value)
+            if type(state.get(name, FULL)) is not kind:
+                raise _wrong(name, state[name])
+        for name in ("epoch", "position"):
+            if state[name] < 0:
+                raise _wrong(name, state[name])
         worker = state.get("worker")
         if worker is not None:
             if [type(worker), *map(type, worker)] != [list, int, int]:

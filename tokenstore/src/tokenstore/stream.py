@@ -31,6 +31,7 @@ THREADS = min(
     4, os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
 )
 _TOGETHER = 1024  # rows read by one call: beyond that a call's own cost is below 2%
+_CALLS = 4 * THREADS  # calls ahead: enough to hide a slow one
 _BESIDE_RANKS = 17  # bytes a row of label, index and validity
 
 
@@ -76,6 +77,11 @@ class Ahead:
         """Batches read by one call."""
         return max(1, min(_TOGETHER // self.batch_size, self.batches // (2 * THREADS)))
 
+    @property
+    def calls(self) -> int:
+        """Calls that may be under way or wait for the consumer."""
+        return min(self.batches // self.together, _CALLS)
+
 
 def read_ahead(
     source: Reads, place: Place, ahead: Ahead, wanted: Iterable[Wanted], on_damage: OnDamage
@@ -91,11 +97,13 @@ def read_ahead(
     """
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenstore-read")
     pending: deque[Future[_Sent]] = deque()
+    allowed = min(THREADS, ahead.calls)  # grows, so that the first batch waits for no other
     try:
         for some in _together(wanted, ahead.together):
             pending.append(pool.submit(_read, source, place, ahead, some))
-            if len(pending) >= ahead.batches // ahead.together:
+            if len(pending) >= allowed:
                 yield from _received(pending.popleft().result(), place, ahead, on_damage)
+                allowed = min(allowed + 1, ahead.calls)
         while pending:
             yield from _received(pending.popleft().result(), place, ahead, on_damage)
     finally:
