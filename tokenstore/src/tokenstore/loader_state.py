@@ -65,7 +65,8 @@ class LoaderState:
                 raise _wrong(name, state[name])
         worker = state.get("worker")
         if worker is not None:
-            if [type(worker), *map(type, worker)] != [list, int, int]:
+            pair = type(worker) is list and [*map(type, worker)] == [int, int]
+            if not pair or not 0 <= worker[0] < worker[1]:
                 raise _wrong("worker", worker)
             worker = (worker[0], worker[1])
         return cls(**{**state, "worker": worker})
