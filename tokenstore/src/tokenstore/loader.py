@@ -83,11 +83,10 @@ class TokenLoader:
             residency: `stream`, `ram`, `device` or `auto`; see `tokenstore.residency`.
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
             shuffle: `full` shuffles the whole split anew each epoch, `none` keeps its order.
-            sampler: another order, which says itself how long an epoch is; then `shuffle` and
-                `seed` mean nothing to the order.
+            sampler: another order, which says how long an epoch is, instead of `shuffle`.
             keys: whether batches carry the samples' keys.
-            on_error: what a damaged record does: `raise` ends the loop with an error that names
-                it, `skip` makes its row invalid, logs it and counts it in `skipped`.
+            on_error: a damaged record ends the loop (`raise`), or becomes an invalid row, logged
+                and counted in `skipped` (`skip`).
             prefetch_bytes: how much may be read before it is asked for; at least one batch is.
 
         Raises:
@@ -101,8 +100,7 @@ class TokenLoader:
         self.epoch, self.position = 0, 0  # of the next batch; position counts images
         self.skipped: dict[str, int] = {}
         self._refuse_nonsense()
-        self.order = self._whole_split() if sampler is None else sampler
-        self._order_name = shuffle if sampler is None else type(sampler).__name__
+        self.order, self._order_name = self._ordered(sampler)
         self._worker: Worker | None = None  # whose position this is, inside a DataLoader
         self._feed: Feed | None = None
         self._refuse_too_small()
@@ -188,10 +186,13 @@ class TokenLoader:
             self.epoch, self.position, self.seed, fingerprint, self._order_name, self._worker
         )
 
-    def _whole_split(self) -> Order:
+    def _ordered(self, sampler: Order | None) -> tuple[Order, str]:
+        """The order, and what states call it."""
+        if sampler is not None:
+            return sampler, type(sampler).__name__
         if self.shuffle == "none":
-            return Unshuffled(len(self.split))
-        return Shuffled(len(self.split), self.seed)
+            return Unshuffled(len(self.split)), self.shuffle
+        return Shuffled(len(self.split), self.seed), self.shuffle
 
     def _starts(self, position: int) -> range:
         """Positions at which the batches from `position` on begin."""
