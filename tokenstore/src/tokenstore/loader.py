@@ -100,7 +100,7 @@ class TokenLoader:
         self.epoch, self.position = 0, 0  # of the next batch; position counts images
         self.skipped: dict[str, int] = {}
         self._refuse_nonsense()
-        self.order, self._order_name = self._ordered(sampler)
+        self.order = self._whole_split() if sampler is None else sampler
         self._worker: Worker | None = None  # whose position this is, inside a DataLoader
         self._feed: Feed | None = None
         self._refuse_too_small()
@@ -181,18 +181,13 @@ class TokenLoader:
             )
 
     def _state(self) -> LoaderState:
-        fingerprint = self.split.store.fingerprint
-        return LoaderState(
-            self.epoch, self.position, self.seed, fingerprint, self._order_name, self._worker
-        )
+        fingerprint, order = self.split.store.fingerprint, type(self.order).__name__
+        return LoaderState(self.epoch, self.position, self.seed, fingerprint, order, self._worker)
 
-    def _ordered(self, sampler: Order | None) -> tuple[Order, str]:
-        """The order, and what states call it."""
-        if sampler is not None:
-            return sampler, type(sampler).__name__
+    def _whole_split(self) -> Order:
         if self.shuffle == "none":
-            return Unshuffled(len(self.split)), self.shuffle
-        return Shuffled(len(self.split), self.seed), self.shuffle
+            return Unshuffled(len(self.split))
+        return Shuffled(len(self.split), self.seed)
 
     def _starts(self, position: int) -> range:
         """Positions at which the batches from `position` on begin."""
