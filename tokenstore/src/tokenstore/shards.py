@@ -139,7 +139,7 @@ class Found:
             whole = len(rows) == self.count
             grids = out if whole else np.empty((len(rows), *out.shape[1:]), np.uint16)
             try:
-                self.codecs(tables).decode(payloads, starts, ends, grids)
+                self.codecs(tables).decode_many(payloads, starts, ends, grids)
             except CodecError as error:
                 raise self._damaged(parts, grids[:1]) from error
             if not whole:
