@@ -24,14 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore.errors import Mismatch, UnknownName, UsageError
-from tokenstore.order import Permutation
+from tokenstore.order import Order, Shuffled, Unshuffled
 from tokenstore.reader import Split
+from tokenstore.shard_shuffle import ShardShuffle
 
 Rows = tuple[NDArray[np.int64], NDArray[np.bool_]]
 Residency = Literal["auto", "stream", "device"]
 _RESIDENCIES = ("auto", "stream", "device")
 _LAST = ("pad", "drop")
-_SHUFFLES = ("full", "none")
+_SHUFFLES = ("full", "shards", "none")
 _READ_AHEAD = 4  # batches in flight: enough to hide one slow read, and a few MB at most
 _READ_THREADS = 2
 _FILL_ROWS = 4096  # images read at a time while filling the device
@@ -88,7 +89,8 @@ class TokenLoader:
         device: Any = None,
         residency: Residency = "auto",
         last: Literal["pad", "drop"] = "pad",
-        shuffle: Literal["full", "none"] = "full",
+        shuffle: Literal["full", "shards", "none"] = "full",
+        sampler: Order | None = None,
         keys: bool = False,
     ) -> None:
         """Prepare; nothing is read before the first batch is asked for.
@@ -104,7 +106,10 @@ class TokenLoader:
                 device, `auto` takes `device` where a quarter of its memory is enough. Numpy
                 batches are always streamed.
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
-            shuffle: `full` shuffles the whole split anew each epoch, `none` keeps its order.
+            shuffle: `full` shuffles the whole split anew each epoch, `shards` a few shards at a
+                time (for remote stores, see `shard_shuffle`), `none` keeps the split's order.
+            sampler: another order, which says itself how long an epoch is; then `shuffle` and
+                `seed` mean nothing to the order.
             keys: whether batches carry the samples' keys.
 
         Raises:
@@ -117,6 +122,8 @@ class TokenLoader:
         self.epoch, self.position = 0, 0  # of the next batch; position counts images
         self._resident: _Resident | None = None
         self._refuse_nonsense()
+        self.order = sampler if sampler is not None else self._whole_split()
+        self._refuse_too_small()
         if device is not None or "torch" in sys.modules:
             _tell_torch()
 
@@ -189,15 +196,25 @@ class TokenLoader:
             )
         if self.device is None and self.residency == "device":
             raise UsageError("residency 'device' needs a device, got None: pass device='cpu', say")
-        if self.last == "drop" and len(self.split) < self.global_batch:
+
+    def _refuse_too_small(self) -> None:
+        if self.last == "drop" and len(self.order) < self.global_batch:
             raise UsageError(
-                f"split '{self.split.name}' has {len(self.split)} images, fewer than one full "
+                f"split '{self.split.name}' has {len(self.order)} images, fewer than one full "
                 f"batch of {self.global_batch}: use a smaller batch, or last='pad'"
             )
 
+    def _whole_split(self) -> Order:
+        if self.shuffle == "none":
+            return Unshuffled(len(self.split))
+        if self.shuffle == "shards":
+            counts = tuple(shard.count for shard in self.split.entry.shards)
+            return ShardShuffle(counts, self.seed)
+        return Shuffled(len(self.split), self.seed)
+
     def _starts(self, position: int) -> range:
         """Positions at which the batches from `position` on begin."""
-        images = len(self.split)
+        images = len(self.order)
         left_over = (images - position) % self.global_batch if self.last == "drop" else 0
         return range(position, images - left_over, self.global_batch)
 
@@ -213,15 +230,14 @@ class TokenLoader:
 
     def _rows(self, epoch: int, starts: range) -> Iterator[Rows]:
         """This process's sample numbers and validity, [B] each, batch by batch."""
-        order = Permutation(len(self.split), self.seed, epoch)
+        images = len(self.order)
         within = np.arange(self.rank, self.global_batch, self.world_size)
         batches = max(1, _ORDERED_ROWS // self.batch_size)  # ordered at a time: cheaper by far
         for first in range(0, len(starts), batches):
             positions = np.array(starts[first : first + batches])[:, None] + within
-            valid = positions < len(self.split)
-            index = positions % len(self.split)  # padding repeats the head of the epoch
-            if self.shuffle == "full":
-                index = order.at(index.ravel()).reshape(index.shape)
+            valid = positions < images
+            flat = (positions % images).ravel()  # padding repeats the head of the epoch
+            index = self.order.at(epoch, flat).reshape(positions.shape)
             yield from zip(index, valid, strict=True)
 
     def _read(self, index: NDArray[np.int64], valid: NDArray[np.bool_]) -> LoaderBatch:
