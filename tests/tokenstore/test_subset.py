@@ -1,5 +1,7 @@
 """Which samples: by class, by key, and a share that is chosen once."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,7 +91,7 @@ def test_equal_classes_get_equal_shares(classes, each, seed, data):
 def test_a_smaller_share_is_a_part_of_a_larger_one():
     split = Labelled(np.random.default_rng(1).integers(0, 9, 500))
     shares = [set(samples_of_share(split, s, 4).tolist()) for s in (0.1, 0.3, 0.31, 0.6, 1)]
-    assert all(small < large for small, large in zip(shares, shares[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(shares))
     assert [len(share) for share in shares] == [50, 150, 155, 300, 500]
 
 

@@ -88,7 +88,8 @@ class Mixture:
         passes, draws = np.divmod(draws, sizes[split])
         seeds = mixed(self.seed, _SAMPLES, split)
         firsts = np.cumsum(sizes) - sizes
-        return firsts[split] + permuted(draws, sizes[split], seeds, passes)
+        numbers: Numbers = firsts[split] + permuted(draws, sizes[split], seeds, passes)
+        return numbers
 
     @property
     def run(self) -> int:

@@ -20,6 +20,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tokenstore.cache import Cache, CachedStorage, open_cache
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import find_codec, load_codec, load_vocabulary
@@ -29,6 +30,8 @@ from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
 
 Indices = NDArray[np.int64]
+
+CACHE_BYTES = 20 * 10**9
 
 
 @dataclass(frozen=True)
@@ -52,25 +55,38 @@ class Batch:
     keys: list[str] | None = None
 
 
-def open_store(place: str | Path) -> "Store":
+def open_store(
+    place: str | Path, *, cache: str | Path | None = None, cache_bytes: int = CACHE_BYTES
+) -> "Store":
     """Open a store by its folder or fsspec URL. Reads the manifest and nothing else.
 
+    Args:
+        place: the folder or URL.
+        cache: folder on a disk of this machine in which shards that were read are kept, whole and
+            compared with their hashes, for all processes and stores that name it; it is made where
+            it does not exist. None reads from `place` what is asked for, each time anew.
+        cache_bytes: the cache holds no more; what was used longest ago makes room.
+
     Raises:
+        UsageError: `cache_bytes` is less than the largest file of the store.
+        StoreError: the cache cannot be written, or is a folder with files of somebody else.
         NotAStore: there is no manifest.
         FormatTooNew: the store needs a newer tokenstore, or a codec that is not installed.
         ManifestError: the manifest is damaged.
     """
-    return Store(open_storage(place))
+    kept = None if cache is None else open_cache(cache, cache_bytes)
+    return Store(open_storage(place), kept)
 
 
 class Store(Mapping[str, "Split"]):
     """An open store: a mapping of split names to splits."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, cache: Cache | None = None) -> None:
         """Read the manifest; see `open_store`."""
-        self.storage = storage
         self.url = storage.url
         self.manifest: Manifest = load_manifest(storage)
+        files, self.cache = self.manifest.files(), cache
+        self.storage = storage if cache is None else CachedStorage(storage, files, cache)
         for table_set in self.manifest.table_sets:
             find_codec(table_set, self.url)
         self.codec = functools.cache(self._load_codec)
@@ -81,7 +97,7 @@ class Store(Mapping[str, "Split"]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by place: the copy opens the store again."""
-        return (_reopen, (self.url, self.fingerprint))
+        return (_reopen, (self.url, self.fingerprint, self.cache))
 
     def __repr__(self) -> str:
         """What and how many."""
@@ -329,9 +345,9 @@ def _in_order(splits: Mapping[str, SplitEntry]) -> list[str]:
     return usual + sorted(set(splits) - set(usual))
 
 
-def _reopen(url: str, fingerprint: str) -> Store:
+def _reopen(url: str, fingerprint: str, cache: Cache | None) -> Store:
     """Open a pickled store again, unless it has changed since."""
-    store = open_store(url)
+    store = Store(open_storage(url), cache)
     if store.fingerprint != fingerprint:
         raise Mismatch(
             f"'{url}' has changed since it was pickled: its fingerprint is {store.fingerprint}, "

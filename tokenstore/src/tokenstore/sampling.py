@@ -87,7 +87,9 @@ class ClassBalanced:
         counts = self._counts[shown]
         passes, draws = np.divmod(draws, counts)
         seeds = mixed(self.seed, _MEMBERS, shown)
-        return self._members[self._firsts[shown] + permuted(draws, counts, seeds, passes)]
+        places = self._firsts[shown] + permuted(draws, counts, seeds, passes)
+        samples: Numbers = self._members[places]
+        return samples
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,8 @@ from tokenstore.errors import UnknownName, UsageError
 from tokenstore.order import Numbers, Permutation, mixed, permuted
 from tokenstore.reader import Split
 
-_SHARES, _OFFSETS, _STARTS = (
-    np.array([5]),
-    np.array([6]),
-    np.array([9]),
-)  # what a derived seed is for
+# What a derived seed is for.
+_SHARES, _OFFSETS, _STARTS = np.array([5]), np.array([6]), np.array([9])
 _SHOWN = 3
 
 
