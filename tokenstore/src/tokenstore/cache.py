@@ -29,6 +29,7 @@ from tokenstore.entries import FileEntry
 from tokenstore.errors import CorruptStore, StoreError, TokenstoreError, UsageError
 from tokenstore.storage import Bytes, Fetched, LocalStorage, Offsets, Storage, mapped, refuse_beyond
 
+CACHE_BYTES = 20 * 10**9  # of a cache whose size nobody has said
 MARKER = "tokenstore-cache.json"
 CONTENT = b'{"tokenstore-cache":0}\n'
 ROOM = "room.lock"

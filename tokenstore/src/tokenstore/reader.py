@@ -20,7 +20,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tokenstore.cache import Cache, CachedStorage, open_cache
+from tokenstore.cache import CACHE_BYTES, Cache, CachedStorage, open_cache
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import find_codec, load_codec, load_vocabulary
@@ -30,8 +30,6 @@ from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
 
 Indices = NDArray[np.int64]
-
-CACHE_BYTES = 20 * 10**9
 
 
 @dataclass(frozen=True)

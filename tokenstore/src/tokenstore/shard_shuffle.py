@@ -15,7 +15,7 @@ import numpy as np
 
 from tokenstore.order import Numbers, Permutation, mixed, permuted
 
-WINDOW = 16  # shards; of the default 16,384 images each, some 270 MB of ImageNet's tokens
+WINDOW = 32  # shards; of the default 16,384 images each, some 600 MB of ImageNet's tokens
 _SHARDS, _WINDOWS = np.array([1]), np.array([2])  # what a derived seed is for
 
 
