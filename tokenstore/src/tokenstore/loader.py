@@ -25,10 +25,11 @@ from tokenstore.order import Order, Shuffled, Unshuffled
 from tokenstore.placing import LoaderBatch
 from tokenstore.reader import Split
 from tokenstore.residency import RESIDENCIES, Feed, Residency, choose, feed_of
+from tokenstore.shard_shuffle import ShardShuffle
 from tokenstore.stream import Ahead, Wanted
 
 _LAST = ("pad", "drop")
-_SHUFFLES = ("full", "none")
+_SHUFFLES = ("full", "shards", "none")
 _ON_ERROR = ("raise", "skip")
 _ORDERED_ROWS = 16384  # rows whose order is computed at a time
 _AHEAD_BYTES = 32 << 20
@@ -65,7 +66,7 @@ class TokenLoader:
         device: Any = None,
         residency: Residency = "auto",
         last: Literal["pad", "drop"] = "pad",
-        shuffle: Literal["full", "none"] = "full",
+        shuffle: Literal["full", "shards", "none"] = "full",
         sampler: Order | None = None,
         keys: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
@@ -82,7 +83,8 @@ class TokenLoader:
             device: torch device of the batches; None gives numpy arrays and loads no torch.
             residency: `stream`, `ram`, `device` or `auto`; see `tokenstore.residency`.
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
-            shuffle: `full` shuffles the whole split anew each epoch, `none` keeps its order.
+            shuffle: `full` shuffles the whole split anew each epoch, `shards` a few shards at a
+                time (for remote stores, see `shard_shuffle`), `none` keeps the split's order.
             sampler: another order, which says how long an epoch is, instead of `shuffle`.
             keys: whether batches carry the samples' keys.
             on_error: a damaged record ends the loop (`raise`), or becomes an invalid row, logged
@@ -187,6 +189,9 @@ class TokenLoader:
     def _whole_split(self) -> Order:
         if self.shuffle == "none":
             return Unshuffled(len(self.split))
+        if self.shuffle == "shards":
+            counts = tuple(shard.count for shard in self.split.entry.shards)
+            return ShardShuffle(counts, self.seed)
         return Shuffled(len(self.split), self.seed)
 
     def _starts(self, position: int) -> range:

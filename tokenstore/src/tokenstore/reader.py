@@ -20,6 +20,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tokenstore.cache import CACHE_BYTES, Cache, CachedStorage, open_cache
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import check_whole, find_codec, load_codec, load_vocabulary
@@ -52,18 +53,30 @@ class Batch:
     keys: list[str] | None = None
 
 
-def open_store(place: str | Path) -> "Store":
+def open_store(
+    place: str | Path, *, cache: str | Path | None = None, cache_bytes: int = CACHE_BYTES
+) -> "Store":
     """Open a store by its folder or fsspec URL. Reads the manifest and nothing else.
 
     In a folder it also looks whether the files are there, in the lengths that the manifest says.
 
+    Args:
+        place: the folder or URL.
+        cache: folder on a disk of this machine in which shards that were read are kept, whole and
+            compared with their hashes, for all processes and stores that name it; it is made where
+            it does not exist. None reads from `place` what is asked for, each time anew.
+        cache_bytes: the cache holds no more; what was used longest ago makes room.
+
     Raises:
+        UsageError: `cache_bytes` is less than the largest file of the store.
+        StoreError: the cache cannot be written, or is a folder with files of somebody else.
         NotAStore: there is no manifest.
         FormatTooNew: the store needs a newer tokenstore, or a codec that is not installed.
         ManifestError: the manifest is damaged.
         CorruptStore: files are missing or cut; names them.
     """
-    store = Store(open_storage(place))
+    kept = None if cache is None else open_cache(cache, cache_bytes)
+    store = Store(open_storage(place), cache=kept)
     check_whole(store.storage, store.manifest)
     return store
 
@@ -71,11 +84,14 @@ def open_store(place: str | Path) -> "Store":
 class Store(Mapping[str, "Split"]):
     """An open store: a mapping of split names to splits."""
 
-    def __init__(self, storage: Storage, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self, storage: Storage, manifest: Manifest | None = None, *, cache: Cache | None = None
+    ) -> None:
         """Read the manifest, unless it is given; looks at no other file, unlike `open_store`."""
-        self.storage = storage
         self.url = storage.url
         self.manifest: Manifest = manifest or load_manifest(storage)
+        files, self.cache = self.manifest.files(), cache
+        self.storage = storage if cache is None else CachedStorage(storage, files, cache)
         for table_set in self.manifest.table_sets:
             find_codec(table_set, self.url)
         self.codec = functools.cache(self._load_codec)
@@ -86,7 +102,7 @@ class Store(Mapping[str, "Split"]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by place: the copy opens the store again."""
-        return (_reopen, (self.url, self.fingerprint))
+        return (_reopen, (self.url, self.fingerprint, self.cache))
 
     def __repr__(self) -> str:
         """What and how many."""
@@ -353,9 +369,9 @@ def _in_order(splits: Mapping[str, SplitEntry]) -> list[str]:
     return usual + sorted(set(splits) - set(usual))
 
 
-def _reopen(url: str, fingerprint: str) -> Store:
+def _reopen(url: str, fingerprint: str, cache: Cache | None) -> Store:
     """Open a pickled store again, unless it has changed since."""
-    store = Store(open_storage(url))
+    store = Store(open_storage(url), cache=cache)
     if store.fingerprint != fingerprint:
         raise Mismatch(
             f"'{url}' has changed since it was pickled: its fingerprint is {store.fingerprint}, "

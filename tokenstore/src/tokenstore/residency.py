@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from tokenstore.in_memory import RecordsInMemory, bytes_in_memory
+from tokenstore.mixture import AnySplit, MixedSplit
 from tokenstore.placing import place_for
 from tokenstore.reader import Split
 from tokenstore.resident import Resident, bytes_resident
 from tokenstore.shared_memory import memory_left
-from tokenstore.storage import LocalStorage
-from tokenstore.stream import Ahead, Batches, OnDamage, Wanted, read_ahead
+from tokenstore.stream import Ahead, Batches, OnDamage, Reads, Wanted, read_ahead
 
 Residency = Literal["auto", "stream", "ram", "device"]
 Feed = Callable[[Iterable[Wanted], OnDamage], Batches]
@@ -28,7 +28,7 @@ _COMFORT = 0.25  # `auto` takes at most this share of a memory
 _log = logging.getLogger("tokenstore.loader")
 
 
-def choose(split: Split, device: Any) -> Residency:
+def choose(split: AnySplit, device: Any) -> Residency:
     """The best residency that takes at most a quarter of a memory; says so in the log.
 
     A store on this machine is streamed where no device can hold it: the page cache keeps it in
@@ -39,14 +39,14 @@ def choose(split: Split, device: Any) -> Residency:
         where = f"{free / 1e9:.1f} GB of memory on device {device}"
         if needed < _COMFORT * free:
             return _said(split, "device", f"{needed / 1e6:.1f} MB of ranks, {where}")
-    if isinstance(split.store.storage, LocalStorage):
+    if all(part.store.storage.at_hand for part in _parts(split)):
         return _said(split, "stream", f"a local store{_too_large(split, device)}")
-    needed, free = bytes_in_memory(split), memory_left()
+    needed, free = sum(map(bytes_in_memory, _parts(split))), memory_left()
     found = f"{needed / 1e6:.1f} MB of records, {free / 1e9:.1f} GB of memory"
     return _said(split, "ram" if needed < _COMFORT * free else "stream", found)
 
 
-def feed_of(residency: Residency, split: Split, device: Any, ahead: Ahead) -> Feed:
+def feed_of(residency: Residency, split: AnySplit, device: Any, ahead: Ahead) -> Feed:
     """What gives batches under a residency other than `auto`; fills what is to be filled.
 
     Raises:
@@ -56,7 +56,7 @@ def feed_of(residency: Residency, split: Split, device: Any, ahead: Ahead) -> Fe
     if residency == "device":
         resident = Resident(split, device, skip=ahead.skip)
         return lambda wanted, on_damage: resident.batches(wanted, ahead.keys, on_damage)
-    source = RecordsInMemory(split) if residency == "ram" else split
+    source = _in_memory(split) if residency == "ram" else split
     place = place_for(device)
     return lambda wanted, on_damage: read_ahead(source, place, ahead, wanted, on_damage)
 
@@ -70,10 +70,20 @@ def device_memory(device: Any) -> int:
     return memory_left()
 
 
-def _too_large(split: Split, device: Any) -> str:
+def _parts(split: AnySplit) -> tuple[Split, ...]:
+    return split.splits if isinstance(split, MixedSplit) else (split,)
+
+
+def _in_memory(split: AnySplit) -> Reads:
+    if isinstance(split, MixedSplit):
+        return split.read_by([RecordsInMemory(part) for part in split.splits])
+    return RecordsInMemory(split)
+
+
+def _too_large(split: AnySplit, device: Any) -> str:
     return "" if device is None else f", {bytes_resident(split) / 1e9:.1f} GB on a device"
 
 
-def _said(split: Split, residency: Residency, why: str) -> Residency:
+def _said(split: AnySplit, residency: Residency, why: str) -> Residency:
     _log.info("split '%s': %s: residency %s", split.name, why, residency)
     return residency

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore.errors import CorruptRecord
+from tokenstore.mixture import AnySplit
 from tokenstore.placing import InNumpy, Rows, packed, widened
-from tokenstore.reader import Split
 from tokenstore.stream import Ahead, Batches, OnDamage, Wanted, read_ahead
 
 _FILL_ROWS = 1024  # images sent to the device at a time
@@ -22,7 +22,7 @@ _FILL_BYTES = 64 << 20
 _ORDERED = 64  # batches whose numbers go to the device together
 
 
-def bytes_resident(split: Split) -> int:
+def bytes_resident(split: AnySplit) -> int:
     """What the split takes on a device."""
     a_token = 1 if split.store.manifest.vocabulary.size <= 256 else 2  # see `placing.packed`
     return len(split) * (a_token * int(np.prod(split.store.manifest.grid)) + 8)
@@ -31,7 +31,7 @@ def bytes_resident(split: Split) -> int:
 class Resident:
     """Ranks and labels of a split on one device, and which records were damaged."""
 
-    def __init__(self, split: Split, device: Any, *, skip: bool) -> None:
+    def __init__(self, split: AnySplit, device: Any, *, skip: bool) -> None:
         """Fill the device.
 
         Raises:
