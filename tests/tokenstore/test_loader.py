@@ -12,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.small_store import Small, write_small_store
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Mismatch, UnknownName, UsageError
 from tokenstore.loader import TokenLoader
+from tokenstore.shard_shuffle import ShardShuffle
 
 COUNT = 37
 
@@ -55,7 +57,7 @@ def rows(count, batch_size, world_size, last, position=0, epoch=0):
         )
         for r in range(world_size)
     ]
-    per_rank = [list(one._rows(epoch, one._starts(position))) for one in loaders]
+    per_rank = [list(one._wanted(epoch, one._starts(position))) for one in loaders]
     assert len({len(batches) for batches in per_rank}) == 1, "every rank has as many batches"
     joined = []
     for parts in zip(*per_rank, strict=True):
@@ -121,7 +123,7 @@ def test_resuming_with_another_global_batch_still_shows_each_image_once(count, f
     assert sorted(seen) == list(range(count))
 
 
-@pytest.mark.parametrize("residency", ["stream", "device"])
+@pytest.mark.parametrize("residency", ["stream", "ram", "device"])
 def test_batches_are_what_the_reader_gives(train, residency):
     loader = TokenLoader(train, batch_size=8, device="cpu", residency=residency, keys=True)
     for batch in loader:
@@ -141,20 +143,6 @@ def test_without_a_device_batches_are_numpy_and_the_same(train):
         assert np.array_equal(plain.valid, batch.valid)
         assert np.array_equal(plain.index, batch.index)
         assert plain.keys is None
-
-
-def test_ranks_beyond_int16_come_out_positive(train, monkeypatch):
-    read = type(train).read
-
-    def large(split, *arguments, **options):
-        batch = read(split, *arguments, **options)
-        batch.ranks[:] += 60000
-        return batch
-
-    monkeypatch.setattr(type(train), "read", large)
-    for residency in ("stream", "device"):
-        batch = next(iter(TokenLoader(train, batch_size=8, device="cpu", residency=residency)))
-        assert batch.ranks.min() >= 60000
 
 
 def test_one_for_is_one_epoch_and_the_next_is_another_order(train):
@@ -195,6 +183,15 @@ def test_a_state_resumes_on_another_world_size(train, taken):
     for expected, *parts in zip(batches, *loaders, strict=True):
         joined = np.stack([part.index for part in parts], axis=1).ravel()
         assert np.array_equal(joined, expected.index)
+
+
+def test_shuffling_by_shards_shows_each_image_once(tmp_path):
+    small = Small(counts=(("train", 200),), block=8, shard=8)
+    train = write_small_store(tmp_path / "s", small).store["train"]
+    shown = [batch.index for batch in TokenLoader(train, batch_size=16, shuffle="shards", seed=2)]
+    numbers = np.concatenate(shown)[:200]
+    expected = ShardShuffle((8,) * 25, seed=2).at(0, np.arange(200))
+    assert np.array_equal(numbers, expected)
 
 
 def test_a_state_is_plain_json_with_four_members(train):
@@ -248,8 +245,8 @@ def test_nonsense_is_refused(train, options, words):
 
 
 def test_unknown_words_list_the_known_ones(train):
-    with pytest.raises(UnknownName, match="auto, device, stream"):
-        TokenLoader(train, batch_size=4, residency="ram")
+    with pytest.raises(UnknownName, match="auto, device, ram, stream"):
+        TokenLoader(train, batch_size=4, residency="disk")
 
 
 def test_auto_takes_the_device_and_says_so(train, caplog):

@@ -165,6 +165,11 @@ class MixedSplit:
         return sum(self.sizes)
 
     @property
+    def shard_counts(self) -> tuple[int, ...]:
+        """See `Split.shard_counts`."""
+        return tuple(count for split in self.splits for count in split.shard_counts)
+
+    @property
     def labels(self) -> Numbers | None:
         """Labels of all samples, int64 [n]; None where the splits' classes differ."""
         if self.classes is None:
@@ -184,6 +189,17 @@ class MixedSplit:
             labels[rows] = 0 if batch.labels is None else batch.labels
             names = _placed(names, rows, batch.keys)
         return Batch(ranks, None if self.classes is None else labels, names)
+
+    def labels_of(self, indices: ArrayLike) -> Numbers | None:
+        """See `Split.labels_of`; None where the splits' classes differ."""
+        if self.classes is None:
+            return None
+        numbers = self.resolve(indices)
+        labels = np.empty(len(numbers), np.int64)
+        for split, rows, samples in self._parts(numbers):
+            known = split.labels_of(samples)
+            labels[rows] = 0 if known is None else known
+        return labels
 
     def keys(self, indices: ArrayLike) -> list[str] | None:
         """See `Split.keys`; None where one of the splits has none."""
@@ -213,6 +229,9 @@ class MixedSplit:
             first = self._ends[number] - self.sizes[number]
             parts.append((self.splits[number], rows, numbers[rows] - first))
         return parts
+
+
+AnySplit = Split | MixedSplit
 
 
 def _placed(names: list[str] | None, rows: Numbers, some: list[str] | None) -> list[str] | None:

@@ -8,7 +8,6 @@ reopen after pickling. Nothing here knows torch; `Store.decode` finds its tokeni
 """
 
 import functools
-import importlib
 import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from tokenstore.cache import CACHE_BYTES, Cache, CachedStorage, open_cache
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import find_codec, load_codec, load_vocabulary
+from tokenstore.maker import load_maker
 from tokenstore.manifest import Manifest, SplitEntry, load_manifest
 from tokenstore.shards import Shards
 from tokenstore.storage import Storage, open_storage
@@ -88,7 +88,7 @@ class Store(Mapping[str, "Split"]):
         for table_set in self.manifest.table_sets:
             find_codec(table_set, self.url)
         self.codec = functools.cache(self._load_codec)
-        self.tokenizer = functools.cache(self._load_tokenizer)
+        self.tokenizer = functools.cache(functools.partial(load_maker, self.manifest, self.url))
         self.splits: Mapping[str, Split] = MappingProxyType(
             {name: Split(self, name) for name in _in_order(self.manifest.splits)}
         )
@@ -155,47 +155,6 @@ class Store(Mapping[str, "Split"]):
         """The codec of one table set; `codec` keeps it."""
         return load_codec(self.storage, self.manifest.table_sets[tables], self.manifest.grid)
 
-    def _load_tokenizer(
-        self,
-        device: str = "cpu",
-        weights: str | None = None,
-        config: str | None = None,
-        precision: str = "fp32",
-    ) -> Any:
-        """The tokenizer that made this store, by its registry name; needs tokenstore[build].
-
-        Args:
-            device: torch device that decodes and encodes.
-            weights: file or URL of its weights; None means the tokenizer's own place.
-            config: file of its architecture, for weights that cannot tell it.
-            precision: arithmetic of its networks.
-
-        Raises:
-            UnknownName: no such tokenizer is installed.
-            WeightsError: its weights are missing.
-            Mismatch: weights or settings are not the ones that made the store.
-        """
-        entry = self.manifest.tokenizer
-        # By name, so that reading alone never imports torch.
-        rules = importlib.import_module("tokenstore.preprocess")
-        tokenizers = importlib.import_module("tokenstore.tokenizers")
-        rule = rules.Preprocess.from_json(self.manifest.preprocess)
-        try:
-            tokenizer = tokenizers.load_tokenizer(
-                entry.name,
-                weights,
-                config=config,
-                device=device,
-                precision=precision,
-                preprocess=rule,
-            )
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f"decoding images needs {error.name}; pip install 'tokenstore[build]'"
-            ) from error
-        tokenizer.check_made(f"store '{self.url}'", entry.model_dump())
-        return tokenizer
-
 
 class Split(Sequence[Sample]):
     """The samples of one split, by number."""
@@ -241,6 +200,11 @@ class Split(Sequence[Sample]):
         """Class names by label; None where the split has no labels."""
         return self.store.manifest.classes if "label" in self.columns else None
 
+    @property
+    def shard_counts(self) -> tuple[int, ...]:
+        """Samples of each shard, in the order of the split."""
+        return tuple(shard.count for shard in self.entry.shards)
+
     @functools.cached_property
     def labels(self) -> NDArray[np.int64] | None:
         """Labels of the whole split, int64 [n]; None where it has none."""
@@ -262,6 +226,10 @@ class Split(Sequence[Sample]):
         some = self.shards.find(self.resolve(indices))
         ranks = some.ranks(self._out(some.count, out))
         return Batch(ranks, some.fixed("label"), some.strings("key") if keys else None)
+
+    def labels_of(self, indices: ArrayLike) -> NDArray[np.int64] | None:
+        """Labels of these samples, int64 [n]; None where the split has none."""
+        return self.shards.find(self.resolve(indices)).fixed("label")
 
     def keys(self, indices: ArrayLike) -> list[str] | None:
         """Keys of these samples; None where the split has none."""
