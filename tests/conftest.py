@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.demo.scenes import Corpus, write_corpus
@@ -43,6 +44,24 @@ def shared_data():
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the real photos in ../shared/data, which are not here")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def reference_tokens():
+    """`(name) -> train, test, codes`: token grids of real photos, by popularity in train."""
+    folder = SHARED / "reference" / "tokens"
+    if not folder.is_dir():
+        pytest.skip("needs the token grids in ../shared/reference/tokens, which are not here")
+    split = np.load(folder / "split.npz")
+
+    def load(name):
+        grids = np.load(folder / f"tokens_{name}.npy")
+        size = int(grids.max()) + 1
+        counts = np.bincount(grids[split["train"]].ravel(), minlength=size)
+        ranks = np.argsort(np.argsort(-counts, kind="stable")).astype(np.uint16)[grids]
+        return ranks[split["train"]], ranks[split["test"]], size
+
+    return load
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ class Small:
     extras: bool = True
     rejects: int = 2
     seed: int = 0
+    walk: bool = False  # neighbours are alike, as in pictures
 
 
 class Written(NamedTuple):
@@ -55,10 +56,7 @@ class Written(NamedTuple):
 
 def write_small_store(place: Any, small: Small = Small()) -> Written:
     storage, rng = open_storage(place), np.random.default_rng(small.seed)
-    ids = {
-        name: np.minimum(rng.geometric(0.02, (count, *small.grid)), small.codes) - 1
-        for name, count in small.counts
-    }
+    ids = {name: _ids((count, *small.grid), small, rng) for name, count in small.counts}
     counts = {
         name: np.bincount(grids.ravel(), minlength=small.codes) for name, grids in ids.items()
     }
@@ -104,6 +102,16 @@ def write_small_store(place: Any, small: Small = Small()) -> Written:
     )
     publish(storage, manifest)
     return Written(Store(storage), truth, vocabulary)
+
+
+def _ids(shape: tuple[int, ...], small: Small, rng: np.random.Generator) -> np.ndarray:
+    if not small.walk:
+        return np.minimum(rng.geometric(0.02, shape), small.codes) - 1
+    steps = rng.integers(0, 3, shape)
+    walk = (steps.cumsum(-1) + steps.cumsum(-2)) * (small.codes // 17)
+    return (
+        np.where(rng.random(shape) < 0.1, rng.integers(0, small.codes, shape), walk) % small.codes
+    )
 
 
 def _samples(name: str, ranks: np.ndarray, small: Small, rng: np.random.Generator) -> Samples:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenstore import registry
+from tokenstore.codecs import base
 from tokenstore.codecs.base import CodecSpec, Payloads
 from tokenstore.errors import CodecError
 
 CODECS = registry.names("tokenstore.codecs")
 SIZES = [2, 255, 256, 510, 511, 8192, 65536]
-GRIDS = [(1, 1), (4, 4), (3, 5), (16, 1), (2, 4, 4), (1, 1, 1)]
+GRIDS = [(1, 1), (4, 4), (3, 5), (16, 1), (2, 4, 4), (1, 1, 1), (64, 48)]
 
 codecs = pytest.mark.parametrize("name", CODECS)
 sizes = pytest.mark.parametrize("size", SIZES)
@@ -43,7 +45,7 @@ def decoded(codec, payloads, rows):
 
 
 def test_the_known_codecs_are_found():
-    assert {"gzip", "zstd"} <= set(CODECS)
+    assert {"context", "gzip", "rans", "zstd"} <= set(CODECS)
 
 
 @codecs
@@ -116,6 +118,37 @@ def test_threads_may_share_a_codec(name):
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(decode_some, range(100)))
+
+
+@codecs
+def test_large_batches_are_decoded_by_several_threads(name, monkeypatch):
+    monkeypatch.setattr(base, "cores", lambda: 3)
+    codec = make(name, 511, (4, 4), sample_count=100)
+    ranks = grids(codec.spec, 3 * base.ROWS_A_THREAD + 5, seed=6)
+    payloads, seen = codec.encode(ranks), []
+    decode = codec.decode
+
+    def watched(data, starts, ends, out):
+        seen.append((threading.get_ident(), len(starts)))
+        decode(data, starts, ends, out)
+
+    monkeypatch.setattr(codec, "decode", watched)
+    out = np.zeros_like(ranks)
+    codec.decode_many(payloads.data, payloads.starts, payloads.ends, out)
+    assert np.array_equal(out, ranks)
+    assert threading.get_ident() not in {thread for thread, _ in seen}
+    assert sorted(rows for _, rows in seen) == [257, 258, 258]
+
+
+@codecs
+def test_several_threads_name_the_first_bad_row_too(name, monkeypatch):
+    monkeypatch.setattr(base, "cores", lambda: 3)
+    codec = make(name, 511, (4, 4), sample_count=100)
+    payloads = codec.encode(grids(codec.spec, 1000, seed=6))
+    ends = payloads.ends.copy()
+    ends[[600, 900]] = payloads.starts[[600, 900]] + 1
+    with pytest.raises(CodecError, match="row 600 "):
+        codec.decode_many(payloads.data, payloads.starts, ends, np.zeros((1000, 4, 4), np.uint16))
 
 
 @codecs

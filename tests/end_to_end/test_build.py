@@ -104,6 +104,25 @@ def test_the_summary_as_json_is_one_object_that_adds_up(corpus: Path, out: Path)
     assert facts["new"] is True
 
 
+def test_the_summary_ends_with_what_context_would_save(tmp_path: Path, out: Path) -> None:
+    corpus = write_corpus(tmp_path / "many", {"train": 260})
+    last = built(corpus, "-o", out).stdout.splitlines()[-1]
+    assert last.startswith("codec context would save")
+    facts = json.loads(built(corpus, "-o", tmp_path / "s2", "--json").stdout)
+    assert ("next to nothing" in last) == (facts["context_saving"]["share"] < 0.005)
+
+
+@pytest.mark.parametrize("codec", ["context", "rans"])
+def test_a_build_with_an_entropy_codec_reads_back(corpus: Path, out: Path, codec: str) -> None:
+    facts = json.loads(built(corpus, "-o", out, "--codec", codec, "--json").stdout)
+    assert facts["context_saving"] is None
+    plain = built(corpus, "-o", out.with_name("plain"))
+    assert "context" not in plain.stdout
+    first, second = (tokenstore.open(place)["train"].read(range(10)).ranks
+                     for place in (out, out.with_name("plain")))  # fmt: skip
+    assert np.array_equal(first, second)
+
+
 def test_every_form_of_image_becomes_a_sample(tmp_path: Path, out: Path) -> None:
     colour, exif = picture(1), Image.Exif()
     exif[0x0112] = 6

@@ -1,130 +1,136 @@
 """Flip bits of a store and cut its files anywhere: an error or the right data, and verify sees it.
 
-The store lies in memory, so that thousands of damaged copies can be read in seconds.
+The store holds every codec that is registered, each in a shard of its own. damage.py does the work
+in a process of its own; the core suite takes a sample, `make test-all` every bit and every length.
 """
 
-import contextlib
-import warnings
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 
+from tests.conftest import ROOT
+from tests.hostile import damage
 from tests.small_store import Small, write_small_store
+from tokenstore import registry
 from tokenstore.errors import CorruptStore, TokenstoreError
 from tokenstore.reader import Store
-from tokenstore.storage import Fetched, Storage
 from tokenstore.verify import verify_store
 
-SMALL = Small(counts=(("train", 3), ("val", 1)), grid=(2, 2), codes=4, block=2, shard=3,
-              codecs=("zstd",), classes=2, rejects=0)  # fmt: skip
-
-
-class Copy(Storage):
-    """A store in memory, with one file changed."""
-
-    def __init__(self, files):
-        self.url, self._files = "copy", files
-
-    def names(self):
-        return sorted(self._files)
-
-    def size(self, name):
-        return len(self.read(name))
-
-    def read(self, name):
-        if name not in self._files:
-            raise FileNotFoundError(name)
-        return self._files[name]
-
-    def fetch(self, name, starts, ends):
-        content = np.frombuffer(self.read(name), np.uint8)
-        if ends.max(initial=0) > len(content):
-            raise CorruptStore(name)
-        return Fetched(content, starts, ends)
-
-    def exists(self, name):
-        raise AssertionError(name)
-
-    create = create_new = writing = remove = exists
+CODECS = tuple(registry.names("tokenstore.codecs"))
+IMAGES = 3  # a shard: a full block and one that is not
+SMALL = Small(counts=(("train", IMAGES * len(CODECS)), ("val", 1)), grid=(2, 2), codes=4, block=2,
+              shard=IMAGES, codecs=CODECS, classes=2, rejects=1)  # fmt: skip
+# Larger grids, many of them, so that there is a dictionary to damage.
+TABLES = Small(counts=(("train", 900 * len(CODECS)),), grid=(16, 16), shard=900, block=1024,
+               codecs=CODECS, extras=False, keys=False, rejects=0)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    storage = write_small_store(tmp_path_factory.mktemp("store"), SMALL).store.storage
-    return {name: storage.read(name) for name in storage.names()}
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("store") / "s"
+    write_small_store(place, SMALL)
+    return place
 
 
-def everything(storage):
-    """All that a reader can ask of a store."""
-    store = Store(storage)
-    values = [store.codebook.tolist(), store.vocabulary.ids.tolist(), store.fingerprint]
-    for name, split in store.items():
-        numbers = np.arange(len(split))
-        batch = split.read(numbers, keys=True)
-        values += [name, batch.ranks.tolist(), batch.labels.tolist(), batch.keys]
-        values += [split.meta(numbers), split.views(numbers).tolist()]
-        values += [mask.tolist() for mask in split.masks(numbers)]
-    return values
+@pytest.fixture(scope="module")
+def folder_with_tables(tmp_path_factory):
+    place = tmp_path_factory.mktemp("tables") / "s"
+    write_small_store(place, TABLES)
+    assert list(place.glob("tables-*"))
+    return place
 
 
-def damaged(files, stride, bits):
-    """Copies of the store, each with one flipped bit."""
-    for name, content in files.items():
-        for place in range(0, len(content), stride):
-            for bit in bits(place):
-                changed = bytearray(content)
-                changed[place] ^= 1 << bit
-                yield f"{name} byte {place} bit {bit}", {**files, name: bytes(changed)}
+def cases(folder, how, kind, stride=1, timeout=600):
+    """How many ways to damage the store were tried; fails with the case that does harm."""
+    note = folder.with_name(f"note-{how}-{kind}-{stride}")
+    words = ["tests.hostile.damage", folder, note, how, kind, "--stride", stride]
+    ran = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-m", *map(str, words)],
+        capture_output=True, text=True, check=False, timeout=timeout, cwd=ROOT,
+    )  # fmt: skip
+    at = note.read_text() if note.exists() else "no case yet"
+    assert ran.returncode == 0, f"{at}\nexit {ran.returncode}\n{ran.stderr[-3000:]}"
+    return int(ran.stdout)
 
 
-def check(copies, sound):
-    for what, files in copies:
-        with contextlib.suppress(TokenstoreError):
-            assert everything(Copy(files)) == sound, what
+@pytest.mark.parametrize("how", ["flip", "cut"])
+def test_a_sample_of_the_damage_is_refused_or_harmless(folder, how):
+    assert cases(folder, how, "", stride=41) > 300
 
 
-def test_a_flipped_bit_in_any_byte_is_an_error_or_harmless(files):
-    check(damaged(files, 5, lambda place: [place * 7 % 8]), everything(Copy(files)))
+def test_verify_sees_a_sample_of_the_damage(folder):
+    assert cases(folder, "verify", "", stride=2003) > 100
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize("kind", ["json", "index", "tar", "safetensors"])
-def test_every_flipped_bit_is_an_error_or_harmless(files, kind):
-    chosen = {name: content for name, content in files.items() if name.endswith(kind)}
-    assert chosen
-    copies = damaged(chosen, 1, lambda place: range(8))
-    check(((what, {**files, **copy}) for what, copy in copies), everything(Copy(files)))
+def test_every_flipped_bit_is_refused_or_harmless(folder, kind):
+    assert cases(folder, "flip", kind) > 1000
 
 
-def test_verify_sees_a_flipped_bit_in_any_byte(files):
-    assert verify_store(Copy(files)) == []
-    unseen = []
-    for what, copy in damaged(files, 17, lambda place: [place * 5 % 8]):
-        try:
-            findings = verify_store(Copy(copy))
-        except TokenstoreError:
-            continue
-        if not findings:
-            unseen.append(what)
-    assert unseen == []
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_every_cut_is_refused_or_harmless(folder):
+    assert cases(folder, "cut", "") == sum(
+        path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".parquet" and path.parent.name != "manifests"
+    )
 
 
-def test_a_file_cut_anywhere_is_an_error_or_harmless(files):
-    sound = everything(Copy(files))
-    with warnings.catch_warnings():
-        for name, content in files.items():
-            for end in range(0, len(content), 11):
-                copy = {**files, name: content[:end]}
-                with contextlib.suppress(TokenstoreError):
-                    assert everything(Copy(copy)) == sound, f"{name} cut at {end}"
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_every_flipped_bit_of_tables_is_refused(folder_with_tables):
+    tables = next(folder_with_tables.glob("tables-*")).name
+    assert cases(folder_with_tables, "flip", tables) > 1000
 
 
-def test_a_file_that_is_missing_is_an_error_or_harmless(files):
-    sound = everything(Copy(files))
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_verify_sees_damage_everywhere(folder):
+    assert cases(folder, "verify", "", stride=101) > 1000
+
+
+def test_a_file_that_is_missing_is_refused_or_harmless(folder):
+    files = damage.sound_files(folder)
+    sound = damage.everything(Store(damage.Memory(files)))
+    assert verify_store(damage.Memory(files)) == []
     for name in files:
-        copy = {other: content for other, content in files.items() if other != name}
-        with contextlib.suppress(TokenstoreError):
-            assert everything(Copy(copy)) == sound, f"{name} missing"
-        with contextlib.suppress(TokenstoreError):
-            assert verify_store(Copy(copy)), f"{name} missing"
+        copy = damage.Memory({other: files[other] for other in files if other != name})
+        try:
+            assert damage.everything(Store(copy)) == sound, f"{name} missing"
+        except TokenstoreError as error:
+            assert name in str(error)
+        try:
+            places = [finding.place for finding in verify_store(copy)]
+            assert name in places, f"{name} missing"
+        except TokenstoreError as error:
+            assert name in str(error)
+
+
+def test_the_harness_lets_neither_other_data_nor_errors_without_a_place_pass(folder):
+    files = damage.sound_files(folder)
+    storage = damage.Memory(files)
+    name = "val-000000.tar"
+    assert list(damage.read_all(storage, {name: files[name]}, iter([]))) == []
+    wrong = damage.Case(name, "as it was", files[name])
+    with pytest.raises(AssertionError, match="other data"):
+        damage._read_one(wrong, lambda: [1], [2])
+
+    def nameless():
+        raise CorruptStore("something is wrong somewhere")
+
+    with pytest.raises(AssertionError, match="names no place"):
+        damage._read_one(wrong, nameless, [2])
+
+
+def test_the_harness_marks_what_is_read_and_nothing_else(folder):
+    storage = damage.Memory(damage.sound_files(folder))
+    damage.everything(Store(storage))
+    tar = storage.touched["val-000000.tar"]
+    assert 0 < tar.sum() < len(tar) / 10
+    assert not tar[:512].any()
+    assert storage.touched["manifest.json"].all()
+    assert not storage.touched["manifests/000000.json"].any()

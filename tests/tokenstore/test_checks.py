@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenstore.checks import frame, gather, salt
+from tokenstore.checks import fits, frame, gather, salt
 
 TABLES = salt("0123456789abcdef" + "0" * 48)
 
@@ -51,6 +51,19 @@ def test_records_are_those_of_the_slow_twin_and_come_back(payloads, first):
     assert back.tobytes() == b"".join(payloads)
     assert stops.tolist() == np.cumsum([len(p) for p in payloads]).tolist()
     assert not wrong.any()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.binary(max_size=40), st.integers(0, 2**60), st.integers(0, 335))
+def test_a_single_record_is_checked_as_many_are(payload, number, bit):
+    record = record_slowly(payload, number, TABLES)
+    assert fits(record, number, TABLES)
+    assert not fits(record, number + 1, TABLES)
+    assert not fits(record, number, salt(None))
+    wrong = bytearray(record)
+    wrong[bit // 8 % len(record)] ^= 1 << bit % 8
+    assert not fits(bytes(wrong), number, TABLES)
+    assert not any(fits(record[:length], number, TABLES) for length in range(2))
 
 
 def test_every_flipped_bit_is_caught():

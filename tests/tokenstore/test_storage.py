@@ -170,3 +170,11 @@ def test_many_mapped_files_do_not_exhaust_the_descriptors(tmp_path):
     for i in range(600):
         storage.fetch(f"{i}", np.array([0]), np.array([1]))
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= 520
+
+
+def test_a_part_of_a_file_is_its_bytes_and_must_lie_in_it(storage):
+    storage.create("a", b"abcdef")
+    assert storage.part("a", 2, 5) == b"cde"
+    assert storage.part("a", 0, 6) == b"abcdef"
+    with pytest.raises(CorruptStore, match="ends before byte 7"):
+        storage.part("a", 2, 7)

@@ -11,7 +11,7 @@ from tokenstore.errors import FormatTooNew, NotAStore
 from tokenstore.index import HEADER, page_dtype, seed_of
 from tokenstore.manifest import FileEntry, publish
 from tokenstore.reader import Store
-from tokenstore.verify import verify_store
+from tokenstore.verify import examine, verify_store
 from tokenstore.writer import write_vocabulary
 
 
@@ -68,7 +68,7 @@ def test_progress_counts_every_image_once(store):
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     calls.clear()
     verify_store(store.storage, sample=7, progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (12, 12)
+    assert calls[-1] == (6, 6)
 
 
 def test_a_finding_reads_as_a_sentence(store):
@@ -107,10 +107,42 @@ def test_the_quick_look_sees_lengths_and_sampled_records(store):
     part = store["train"].shards.open(0).index.block("ranks", 0)
     edit(store, "train-000000.tar", flip(part.base))
     edit(store, "train-000001.tar", lambda content: content + b"\0")
-    whats = found(store.storage, sample=1)
+    edit(store, "train-000002.tar", flip(-1))  # the end of a tar is none of its business
+    whats = found(store.storage, sample=28)
+    assert whats[0] == ("train-000001.tar", "length")
     assert ("train-000000.tar: sample 0", "check of 'ranks'") in whats
-    assert ("train-000001.tar", "length") in whats
-    assert "SHA-256" not in {what for _, what in whats}
+    assert {place for place, _ in whats} == {
+        "train-000000.tar: sample 0", "train-000001.tar"
+    }  # fmt: skip
+
+
+def test_the_quick_look_reads_the_same_images_each_time_and_others_with_another_seed(store):
+    for number in range(3):
+        shard = store["train"].shards.open(number)
+        for block in range(shard.index.blocks):
+            edit(store, f"train-00000{number}.tar", flip(shard.index.block("ranks", block).base))
+    seen = [found(store.storage, sample=14, seed=seed) for seed in (0, 0, 1, 2)]
+    assert seen[0] == seen[1]
+    assert len({tuple(some) for some in seen}) > 1
+    assert 0 < len(seen[0]) < 8 == len(found(store.storage, sample=28))
+
+
+def test_the_quick_look_sees_every_split_and_says_what_it_left_out(store):
+    seen = examine(store.storage, sample=1)
+    assert (seen.images, seen.checked) == (28, 2)
+    assert "SHA-256 of shards and indexes" in seen.not_checked
+    whole = examine(store.storage)
+    assert (whole.images, whole.checked, whole.not_checked) == (28, 28, ())
+
+
+def test_the_quick_look_opens_no_more_shards_than_it_must(tmp_path):
+    small = Small(counts=(("train", 300),), shard=3, extras=False)
+    store = write_small_store(tmp_path, small).store
+    opened = []
+    fetch = store.storage.fetch
+    store.storage.fetch = lambda name, *ranges: opened.append(name) or fetch(name, *ranges)
+    assert verify_store(store.storage, sample=5) == []
+    assert len({name for name in opened if name.endswith(".tar")}) <= 5
 
 
 def test_framing_of_the_tar_is_checked(store):
@@ -141,6 +173,49 @@ def test_a_manifest_of_another_version_in_its_place_is_found(tmp_path):
 def test_a_damaged_manifest_is_the_finding(store):
     edit(store, "manifest.json", flip(40))
     assert found(store.storage) == [("manifest.json", "manifest")]
+
+
+def test_a_damaged_manifest_hides_no_other_damage(store):
+    edit(store, "manifest.json", flip(40))
+    store.storage.remove("val-000000.tar")
+    edit(store, "train-000001.index", flip(100))
+    places = {place for place, _ in found(store.storage)}
+    assert {"manifest.json", "val-000000.tar", "train-000001.index"} <= places
+    edit(store, "manifests/000000.json", flip(40))
+    assert found(store.storage) == [("manifest.json", "manifest"), ("000000.json", "reading")]
+
+
+def test_many_damages_at_once_are_each_named(store):
+    """One of every kind in one store; the store is small, so they stand close together."""
+    first, second = (store["train"].shards.open(number) for number in (0, 1))
+    edit(store, "train-000000.tar", flip(first.index.block("ranks", 0).base))
+    edit(store, "train-000000.tar", flip(first.index.block("mask", 1).base))
+    edit(store, "train-000000.tar", flip(first.index.block("key", 1).base))
+    edit(store, "train-000000.tar", flip(first.index.block("label", 2).base - 512))
+    edit(store, "train-000001.index", flip(60))
+    edit(store, "train-000001.tar", flip(second.index.block("ranks", 2).base))
+    edit(store, "train-000002.tar", lambda content: content[:-1])
+    edit(store, "manifests/000000.json", flip(30))
+    edit(store, store.manifest.rejects.file.name, flip(8))
+    store.storage.remove("val-000000.index")
+    store.storage.create("train-000009.tar", b"")
+    assert set(found(store.storage)) >= {
+        ("train-000000.tar", "SHA-256"),
+        ("train-000000.tar: sample 0", "check of 'ranks'"),
+        ("train-000000.tar: sample 4", "check of 'mask'"),
+        ("train-000000.tar: block 1: key", "reading"),
+        ("train-000000.tar: 000002.label", "tar header"),
+        ("train-000001.index", "SHA-256"),
+        ("train-000001.tar: ranks of sample 9", "reading"),
+        ("train-000001.tar: sample 17", "check of 'ranks'"),
+        ("train-000002.tar", "length"),
+        ("train-000002.tar", "reading"),
+        ("000000.json", "reading"),
+        (store.manifest.rejects.file.name, "SHA-256"),
+        ("val-000000.index", "file"),
+        ("val-000000.tar", "reading"),
+        ("train-000009.tar", "file"),
+    }
 
 
 def test_no_store_and_a_newer_store_are_errors(tmp_path, store):

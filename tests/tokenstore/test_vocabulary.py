@@ -58,6 +58,19 @@ def test_an_id_outside_is_named(strange):
         vocabulary.to_ranks(np.array([[2, strange]]))
 
 
+@pytest.mark.parametrize("largest", [9, 2**24 + 5])
+@pytest.mark.parametrize("kind", [np.int64, np.int32])
+def test_ids_are_looked_up_or_searched_alike(largest, kind):
+    ids = np.array([7, 0, largest, 3], np.int32)
+    vocabulary = Vocabulary(ids, np.ones(4, np.int64))
+    asked = np.array([[3, 3], [largest, 7], [0, 0]], kind)
+    assert vocabulary.to_ranks(asked).tolist() == [[3, 3], [2, 0], [1, 1]]
+    for strange in (1, 8, -1, largest + 1, 2**31 - 1):
+        with pytest.raises(Mismatch, match=f"id {strange} is not among the 4 ids"):
+            vocabulary.to_ranks(np.array([3, strange], kind))
+    assert vocabulary.to_ranks(np.zeros((0, 2), kind)).shape == (0, 2)
+
+
 @pytest.mark.parametrize("strange", [4, 65535, -1])
 def test_a_rank_outside_is_named(strange):
     with pytest.raises(Mismatch, match=f"rank {strange} lies outside"):

@@ -81,7 +81,7 @@ class LoopConfig(Settings):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    residency: Literal["auto", "stream", "device"] = "auto"
+    residency: Literal["auto", "stream", "ram", "device"] = "auto"
     log_every: Positive = 50
     eval_every_epochs: Annotated[float, Field(gt=0)] = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

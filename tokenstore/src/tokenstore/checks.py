@@ -10,6 +10,7 @@ wrong bit. Any single wrong bit and any burst of up to 16 bits is caught; other 
 once in 65,536 records and is left to the block hashes, which `tokenstore verify` checks.
 """
 
+import binascii
 import functools
 
 import numpy as np
@@ -51,6 +52,13 @@ def frame(payloads: Bytes, ends: Offsets, first: int, tables: Bytes) -> tuple[By
     records[record_ends - 2] = crcs & 0xFF
     records[record_ends - 1] = crcs >> 8
     return records, record_ends
+
+
+def fits(record: bytes, number: int, tables: Bytes) -> bool:
+    """Whether a record `payload | check` has the check of sample `number` of its split."""
+    crc = binascii.crc_hqx(record[:-BYTES], INITIAL)
+    crc = binascii.crc_hqx(number.to_bytes(8, "little") + tables.tobytes(), crc)
+    return crc.to_bytes(BYTES, "little") == record[-BYTES:]
 
 
 def gather(

@@ -24,7 +24,7 @@ shard fails, however sound it is in itself.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -137,6 +137,13 @@ class IndexReader:
         self._check_header()
         self._pages = np.zeros(self.blocks, self._dtype)
         self._checked = np.zeros(self.blocks, np.bool_)
+        self._records: dict[
+            str, tuple[NDArray[Any], NDArray[Any]]
+        ] = {  # views of the pages: looking a field up by name costs more than reading
+            column.name: (self._pages[f"{column.name}.base"], self._pages[f"{column.name}.ends"])
+            for column in place.columns
+            if column.kind == "records"
+        }
 
     def locate(self, column: str, samples: Offsets) -> tuple[Offsets, Offsets]:
         """Byte ranges in the shard of the records of these samples (numbers within the shard).
@@ -145,11 +152,19 @@ class IndexReader:
             CorruptStore: a page they lie on is damaged.
         """
         blocks, slots = np.divmod(samples, self._place.block)
-        pages = self._touch(blocks)
-        base = pages[f"{column}.base"][blocks].astype(np.int64)
-        ends = pages[f"{column}.ends"]
+        self._touch(blocks)
+        base, ends = self._records[column][0][blocks].astype(np.int64), self._records[column][1]
         starts = np.where(slots > 0, ends[blocks, slots - 1], 0).astype(np.int64)
         return base + starts, base + ends[blocks, slots].astype(np.int64)
+
+    def span(self, column: str, sample: int) -> tuple[int, int]:
+        """As `locate`, of one sample."""
+        block, slot = divmod(sample, self._place.block)
+        if not self._checked[block]:
+            self._touch(np.array([block]))
+        base, ends = self._records[column]
+        start = int(base[block])
+        return start + (int(ends[block, slot - 1]) if slot else 0), start + int(ends[block, slot])
 
     def block(self, column: str, block: int) -> BlockBytes:
         """Where the bytes of one column of a block lie, and their hash.
@@ -174,7 +189,7 @@ class IndexReader:
                 f"{self.url} has {found} bytes, expected {expected} for {self.blocks} blocks "
                 f"({place.shard.index.bytes} in the manifest); it is cut or of another store"
             )
-        raw = self._read(0, HEADER.itemsize)
+        raw = place.storage.part(place.shard.index.name, 0, HEADER.itemsize)
         header = np.frombuffer(raw, HEADER)[0]
         wanted = {
             "magic": MAGIC.rstrip(b"\0"),
@@ -202,7 +217,8 @@ class IndexReader:
 
     def _page(self, block: int) -> np.void:
         size = self._dtype.itemsize
-        raw = self._read(HEADER.itemsize + block * size, HEADER.itemsize + (block + 1) * size)
+        start = HEADER.itemsize + block * size
+        raw = self._place.storage.part(self._place.shard.index.name, start, start + size)
         page: np.void = np.frombuffer(raw, self._dtype)[0]
         where = f"{self.url}: page {block}"
         if page["check"] != xxhash.xxh3_64_intdigest(raw[8:], self._seed):
@@ -220,8 +236,3 @@ class IndexReader:
             if int(ends[-1]) != length or (ends[1:] < ends[:-1]).any():
                 raise CorruptStore(f"{where}: ends of '{column.name}' do not add up to {length}")
         return page
-
-    def _read(self, start: int, end: int) -> bytes:
-        ranges = (np.array([start]), np.array([end]))
-        fetched = self._place.storage.fetch(self._place.shard.index.name, *ranges)
-        return fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()

@@ -1,7 +1,7 @@
-"""Files that a manifest lists and a reader loads whole: vocabulary and codec tables.
+"""Files that a manifest lists: whether they are there, and those that a reader loads whole.
 
-Each is compared with its length and hash before a byte of it is used, and what comes out fits what
-the manifest says of it. Shards are not loaded whole; they are for `shard`.
+Vocabulary and codec tables are compared with length and hash before a byte of them is used, and
+what comes out fits what the manifest says of it. Shards are not loaded whole; they are for `shard`.
 """
 
 import hashlib
@@ -13,8 +13,48 @@ from tokenstore import registry
 from tokenstore.codecs.base import Codec, CodecSpec
 from tokenstore.entries import FileEntry, TableSet, VocabularyEntry
 from tokenstore.errors import CodecError, CorruptStore, FormatTooNew, UnknownName
+from tokenstore.manifest import Manifest
 from tokenstore.storage import Storage
 from tokenstore.vocabulary import Vocabulary
+
+SHOWN = 10  # names in a message; `tokenstore verify` tells all
+
+
+def check_whole(storage: Storage, manifest: Manifest) -> None:
+    """Refuse a store of which files are missing or cut, as a copy that broke off leaves it.
+
+    A bucket is not asked, since that would cost a request a file; there the reader that first needs
+    a missing file says so.
+
+    Raises:
+        CorruptStore: names the files, and says how many they are.
+    """
+    if not storage.at_hand:
+        return
+    files, missing, changed = manifest.files(), [], []
+    for file in files:
+        try:
+            size = storage.size(file.name)
+        except FileNotFoundError:
+            missing.append(file.name)
+        else:
+            if size != file.bytes:
+                changed.append(f"{file.name} with {size} of {file.bytes} bytes")
+    if missing or changed:
+        complaints = [_some("missing", missing), _some("of another length", changed)]
+        raise CorruptStore(
+            f"'{storage.url}' is not whole: of its {len(files)} files "
+            f"{' and '.join(filter(None, complaints))}. Copy them again from where it came from."
+        )
+
+
+def _some(what: str, names: list[str]) -> str:
+    """`2 are missing (a, b)`; nothing for no names."""
+    if not names:
+        return ""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    listed = ", ".join(names[:SHOWN])
+    return f"{len(names)} {'is' if len(names) == 1 else 'are'} {what} ({listed}{more})"
 
 
 def read_listed(storage: Storage, entry: FileEntry) -> bytes:

@@ -85,11 +85,10 @@ class TokenLoader:
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
             shuffle: `full` shuffles the whole split anew each epoch, `shards` a few shards at a
                 time (for remote stores, see `shard_shuffle`), `none` keeps the split's order.
-            sampler: another order, which says itself how long an epoch is; then `shuffle` and
-                `seed` mean nothing to the order.
+            sampler: another order, which says how long an epoch is, instead of `shuffle`.
             keys: whether batches carry the samples' keys.
-            on_error: what a damaged record does: `raise` ends the loop with an error that names
-                it, `skip` makes its row invalid, logs it and counts it in `skipped`.
+            on_error: a damaged record ends the loop (`raise`), or becomes an invalid row, logged
+                and counted in `skipped` (`skip`).
             prefetch_bytes: how much may be read before it is asked for; at least one batch is.
 
         Raises:
@@ -104,7 +103,6 @@ class TokenLoader:
         self.skipped: dict[str, int] = {}
         self._refuse_nonsense()
         self.order = self._whole_split() if sampler is None else sampler
-        self._order_name = shuffle if sampler is None else type(sampler).__name__
         self._worker: Worker | None = None  # whose position this is, inside a DataLoader
         self._feed: Feed | None = None
         self._refuse_too_small()
@@ -185,10 +183,8 @@ class TokenLoader:
             )
 
     def _state(self) -> LoaderState:
-        fingerprint = self.split.store.fingerprint
-        return LoaderState(
-            self.epoch, self.position, self.seed, fingerprint, self._order_name, self._worker
-        )
+        fingerprint, order = self.split.store.fingerprint, type(self.order).__name__
+        return LoaderState(self.epoch, self.position, self.seed, fingerprint, order, self._worker)
 
     def _whole_split(self) -> Order:
         if self.shuffle == "none":

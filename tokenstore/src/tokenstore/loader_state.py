@@ -3,7 +3,7 @@
     epoch, position   of the next batch; position counts images of the epoch, so that a state fits
                       any world size and batch size
     seed, fingerprint what the order and the images come from: seed of the shuffle, and the store
-    order             only where it is not the shuffle of the whole split: whose it is
+    order             only where it is not `Shuffled`: which class of orders
     worker            only inside a worker of a DataLoader: its number, and how many there are
 
 A state comes from a file, so it is checked member by member. Who moves on is `loader`.
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tokenstore.errors import Mismatch, UsageError
+from tokenstore.order import Shuffled
 
-FULL = "full"
+FULL = Shuffled.__name__
 _MEMBERS = {"epoch": int, "position": int, "seed": int, "fingerprint": str}
 _SHOWN = 60  # characters of a wrong value
 
@@ -65,7 +66,8 @@ class LoaderState:
                 raise _wrong(name, state[name])
         worker = state.get("worker")
         if worker is not None:
-            if [type(worker), *map(type, worker)] != [list, int, int]:
+            pair = type(worker) is list and [*map(type, worker)] == [int, int]
+            if not pair or not 0 <= worker[0] < worker[1]:
                 raise _wrong("worker", worker)
             worker = (worker[0], worker[1])
         return cls(**{**state, "worker": worker})

@@ -9,6 +9,7 @@ This module opens no shard; docs/format.md is its normative text.
 
 import hashlib
 import json
+import math
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
@@ -59,6 +60,7 @@ __all__ = [
 
 FORMAT = 0
 BLOCK = 1024
+LARGEST_GRID = 1 << 24  # ranks of one image; more is damage or an attack on the reader's memory
 NAME = "manifest.json"
 # What a manifest may require beyond rank grids [h, w]; codecs are asked of the registry by name.
 FEATURES = frozenset({"label", "key", "mask", "meta", "view", "channels"})
@@ -98,6 +100,8 @@ class Manifest(Entry):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if math.prod(self.grid) > LARGEST_GRID:
+            raise ValueError(f"a grid of {list(self.grid)} has more than {LARGEST_GRID} ranks")
         widest = max((tables.vocabulary_size for tables in self.table_sets), default=0)
         if widest > self.vocabulary.size:
             raise ValueError(
@@ -183,7 +187,8 @@ def load_manifest(storage: Storage) -> Manifest:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAStore(
             f"'{storage.url}' is no token store: it has no {NAME}. "
-            "If a build was interrupted, run the same command again to continue it."
+            "If a build was interrupted, run the same command again to continue it; "
+            "if it was copied, the copy is not complete."
         ) from error
     except OSError as error:
         raise StoreError(f"cannot read {storage.url}/{NAME}: {error.strerror or error}") from error

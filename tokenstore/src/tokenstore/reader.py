@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from tokenstore.cache import CACHE_BYTES, Cache, CachedStorage, open_cache
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
-from tokenstore.listed import find_codec, load_codec, load_vocabulary
+from tokenstore.listed import check_whole, find_codec, load_codec, load_vocabulary
 from tokenstore.maker import load_maker
 from tokenstore.manifest import Manifest, SplitEntry, load_manifest
 from tokenstore.shards import Shards
@@ -58,6 +58,8 @@ def open_store(
 ) -> "Store":
     """Open a store by its folder or fsspec URL. Reads the manifest and nothing else.
 
+    In a folder it also looks whether the files are there, in the lengths that the manifest says.
+
     Args:
         place: the folder or URL.
         cache: folder on a disk of this machine in which shards that were read are kept, whole and
@@ -71,18 +73,23 @@ def open_store(
         NotAStore: there is no manifest.
         FormatTooNew: the store needs a newer tokenstore, or a codec that is not installed.
         ManifestError: the manifest is damaged.
+        CorruptStore: files are missing or cut; names them.
     """
     kept = None if cache is None else open_cache(cache, cache_bytes)
-    return Store(open_storage(place), kept)
+    store = Store(open_storage(place), cache=kept)
+    check_whole(store.storage, store.manifest)
+    return store
 
 
 class Store(Mapping[str, "Split"]):
     """An open store: a mapping of split names to splits."""
 
-    def __init__(self, storage: Storage, cache: Cache | None = None) -> None:
-        """Read the manifest; see `open_store`."""
+    def __init__(
+        self, storage: Storage, manifest: Manifest | None = None, cache: Cache | None = None
+    ) -> None:
+        """Read the manifest, unless it is given; looks at no other file, unlike `open_store`."""
         self.url = storage.url
-        self.manifest: Manifest = load_manifest(storage)
+        self.manifest: Manifest = manifest or load_manifest(storage)
         files, self.cache = self.manifest.files(), cache
         self.storage = storage if cache is None else CachedStorage(storage, files, cache)
         for table_set in self.manifest.table_sets:
@@ -187,7 +194,10 @@ class Split(Sequence[Sample]):
         """Sample by number, negative from the end, with every column the split has."""
         if isinstance(index, slice):
             return self._samples(np.arange(*index.indices(len(self))))
-        return self._samples(self.resolve([operator.index(index)]))[0]
+        number = operator.index(index)
+        if not 0 <= number < len(self):
+            number = int(self.resolve([number])[0])
+        return self._sample(number)
 
     def __iter__(self) -> Iterator[Sample]:
         """All samples in order, read a block at a time."""
@@ -272,6 +282,18 @@ class Split(Sequence[Sample]):
         numbers = numbers.astype(np.int64)
         return np.where(numbers < 0, numbers + len(self), numbers)
 
+    def _sample(self, number: int) -> Sample:
+        found = self.shards.sample(number)
+        meta = found.string("meta")
+        return Sample(
+            found.string("key"),
+            found.ranks(self._out(1, None)),
+            found.fixed("label"),
+            found.mask(),
+            None if meta is None else json.loads(meta),
+            found.fixed("view"),
+        )
+
     def _samples(self, numbers: Indices) -> list[Sample]:
         found = self.shards.find(numbers)
         ranks = found.ranks(self._out(found.count, None))
@@ -313,7 +335,7 @@ def _in_order(splits: Mapping[str, SplitEntry]) -> list[str]:
 
 def _reopen(url: str, fingerprint: str, cache: Cache | None) -> Store:
     """Open a pickled store again, unless it has changed since."""
-    store = Store(open_storage(url), cache)
+    store = Store(open_storage(url), cache=cache)
     if store.fingerprint != fingerprint:
         raise Mismatch(
             f"'{url}' has changed since it was pickled: its fingerprint is {store.fingerprint}, "

@@ -147,12 +147,16 @@ class ShardReader:
         """
         payloads, ends, wrong = self.gather(column, samples)
         if wrong.any():
-            name = self.sample_name(int(samples[int(np.argmax(wrong))]))
-            raise CorruptRecord(
-                f"{name}: its '{column}' does not match its check; "
-                "restore this file from a copy, or build the store again"
-            )
+            raise self._wrong(column, int(samples[int(np.argmax(wrong))]))
         return payloads, ends
+
+    def record(self, column: str, sample: int) -> bytes:
+        """As `records`, of one sample: nothing but its payload, without arrays of one."""
+        content = self._place.storage.part(self.name, *self.index.span(column, sample))
+        tables = self.salt if column == "ranks" else NO_TABLES
+        if not checks.fits(content, sample + self.first, tables):
+            raise self._wrong(column, sample)
+        return content[: -checks.BYTES]
 
     def sample_name(self, sample: int) -> str:
         """How messages call a sample of this shard."""
@@ -171,10 +175,11 @@ class ShardReader:
         Raises:
             CorruptStore: a block of the column is damaged.
         """
-        if column not in self._fixed:
-            dtype = next(c.dtype for c in self._place.columns if c.name == column)
-            self._fixed.setdefault(column, _FixedColumn(self, column, str(dtype)))
-        return self._fixed[column].values(samples)
+        return self._numbers(column).values(samples)
+
+    def number(self, column: str, sample: int) -> int:
+        """As `fixed`, of one sample."""
+        return self._numbers(column).value(sample)
 
     def strings(self, column: str, samples: Offsets) -> list[str]:
         """Values of a `packed` column, n strings.
@@ -184,6 +189,11 @@ class ShardReader:
         """
         block = self._place.block
         return [self._block_strings(column, s // block)[s % block] for s in samples.tolist()]
+
+    def string(self, column: str, sample: int) -> str:
+        """As `strings`, of one sample."""
+        block, slot = divmod(sample, self._place.block)
+        return self._block_strings(column, block)[slot]
 
     def block_count(self, block: int) -> int:
         """Samples in a block: full ones hold the same number, the last one the rest."""
@@ -209,8 +219,19 @@ class ShardReader:
         end = min(end, self._place.shard.shard.bytes)
         if not 0 <= start < end:
             return b""
-        fetched = self._fetch(np.array([start]), np.array([end]))
-        return fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()
+        return self._place.storage.part(self.name, start, end)
+
+    def _numbers(self, column: str) -> "_FixedColumn":
+        if column not in self._fixed:
+            dtype = next(c.dtype for c in self._place.columns if c.name == column)
+            self._fixed.setdefault(column, _FixedColumn(self, column, str(dtype)))
+        return self._fixed[column]
+
+    def _wrong(self, column: str, sample: int) -> CorruptRecord:
+        return CorruptRecord(
+            f"{self.sample_name(sample)}: its '{column}' does not match its check; "
+            "restore this file from a copy, or build the store again"
+        )
 
     def _read_strings(self, column: str, block: int) -> list[str]:
         content = self.block_bytes(column, block)
@@ -243,13 +264,22 @@ class _FixedColumn:
     def values(self, samples: Offsets) -> NDArray[np.int64]:
         blocks, slots = np.divmod(samples, self._values.shape[1])
         for block in np.unique(blocks[~self._read[blocks]]).tolist():
-            content = self._shard.block_bytes(self._column, block)
-            count = self._shard.block_count(block)
-            if len(content) != count * self._values.itemsize:
-                raise CorruptStore(
-                    f"{self._shard.url}: '{self._column}' of block {block} has {len(content)} "
-                    f"bytes, expected {count} x {self._values.itemsize}"
-                )
-            self._values[block, :count] = np.frombuffer(content, self._values.dtype)
-            self._read[block] = True
+            self._read_block(block)
         return self._values[blocks, slots].astype(np.int64)
+
+    def value(self, sample: int) -> int:
+        block, slot = divmod(sample, self._values.shape[1])
+        if not self._read[block]:
+            self._read_block(block)
+        return int(self._values[block, slot])
+
+    def _read_block(self, block: int) -> None:
+        content = self._shard.block_bytes(self._column, block)
+        count = self._shard.block_count(block)
+        if len(content) != count * self._values.itemsize:
+            raise CorruptStore(
+                f"{self._shard.url}: '{self._column}' of block {block} has {len(content)} "
+                f"bytes, expected {count} x {self._values.itemsize}"
+            )
+        self._values[block, :count] = np.frombuffer(content, self._values.dtype)
+        self._read[block] = True

@@ -5,6 +5,7 @@ them, in the order asked. Shards are opened at their first use. Who asks, and wi
 is for `reader`; what a single shard promises is for `shard`.
 """
 
+import bisect
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tokenstore.storage import Storage
 
 Numbers = NDArray[np.int64]
 Codecs = Callable[[int], Codec]  # codec of a table set
+_START = np.zeros(1, np.int64)
 
 
 class Part(NamedTuple):
@@ -45,6 +47,8 @@ class Shards:
         self._codecs = codecs
         counts = [shard.count for shard in self._entry.shards]
         self._firsts = np.cumsum([0, *counts], dtype=np.int64)
+        self._starts = self._firsts.tolist()
+        self._columns = frozenset(column.name for column in self._entry.columns)
         self.open = functools.cache(self._open)
 
     def find(self, numbers: Numbers) -> "Found":
@@ -54,8 +58,12 @@ class Shards:
         edges = np.flatnonzero(np.diff(shards[order])) + 1
         runs = np.split(order, edges) if len(order) else []
         parts = [self._part(int(shards[rows[0]]), rows, numbers[rows]) for rows in runs]
-        columns = frozenset(column.name for column in self._entry.columns)
-        return Found(len(numbers), parts, columns, self._codecs)
+        return Found(len(numbers), parts, self._columns, self._codecs)
+
+    def sample(self, number: int) -> "Single":
+        """One sample of the split, by its number, which is below the split's count."""
+        shard = bisect.bisect_right(self._starts, number) - 1
+        return Single(self.open(shard), number - self._starts[shard], self._columns, self._codecs)
 
     def _part(self, shard: int, rows: Numbers, numbers: Numbers) -> Part:
         return Part(self.open(shard), rows, numbers - self._firsts[shard])
@@ -74,6 +82,40 @@ class Shards:
             tables.sha256 if tables else None,
         )
         return ShardReader(place)
+
+
+class Single(NamedTuple):
+    """As `Found`, of one sample: for reading one image at a time, ten times faster."""
+
+    shard: ShardReader
+    number: int  # within the shard
+    columns: frozenset[str]
+    codecs: Codecs
+
+    def ranks(self, out: Ranks) -> Ranks:
+        """Decode into `out`, uint16 [1, *grid], C-contiguous; returns out[0]."""
+        payload = np.frombuffer(self.shard.record("ranks", self.number), np.uint8)
+        try:
+            self.codecs(self.shard.tables).decode(payload, _START, np.array([len(payload)]), out)
+        except CodecError as error:
+            raise _undecodable(self.shard, self.number, error) from error
+        grid: Ranks = out[0]
+        return grid
+
+    def fixed(self, column: str) -> int | None:
+        """A number."""
+        return self.shard.number(column, self.number) if column in self.columns else None
+
+    def string(self, column: str) -> str | None:
+        """A string."""
+        return self.shard.string(column, self.number) if column in self.columns else None
+
+    def mask(self) -> NDArray[np.uint8] | None:
+        """A mask, uint8 [H, W]."""
+        if "mask" not in self.columns:
+            return None
+        payload = self.shard.record("mask", self.number)
+        return mask_of(payload, self.shard.sample_name(self.number))
 
 
 @dataclass(frozen=True)
@@ -97,7 +139,7 @@ class Found:
             whole = len(rows) == self.count
             grids = out if whole else np.empty((len(rows), *out.shape[1:]), np.uint16)
             try:
-                self.codecs(tables).decode(payloads, starts, ends, grids)
+                self.codecs(tables).decode_many(payloads, starts, ends, grids)
             except CodecError as error:
                 raise self._damaged(parts, grids[:1]) from error
             if not whole:
@@ -144,9 +186,12 @@ class Found:
                 try:
                     self.codecs(part.shard.tables).decode(payload, np.zeros_like(ends), ends, grid)
                 except CodecError as error:
-                    name = part.shard.sample_name(sample)
-                    return CorruptRecord(f"{name} cannot be decoded: {error}")
+                    return _undecodable(part.shard, sample, error)
         return CorruptRecord("records decode one by one, but not together")
+
+
+def _undecodable(shard: ShardReader, sample: int, error: CodecError) -> CorruptRecord:
+    return CorruptRecord(f"{shard.sample_name(sample)} cannot be decoded: {error}")
 
 
 def _joined(parts: list[Part]) -> tuple[NDArray[np.uint8], Numbers, Numbers, Numbers]:

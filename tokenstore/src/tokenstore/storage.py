@@ -42,6 +42,7 @@ class Storage(ABC):
     """One folder of named files; see `open_storage`."""
 
     url: str
+    at_hand = False  # whether asking for a file's length costs no request
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -75,6 +76,11 @@ class Storage(ABC):
         Raises:
             CorruptStore: a range does not lie in the file.
         """
+
+    def part(self, name: str, start: int, end: int) -> bytes:
+        """One range of bytes of a file; raises as `fetch` does."""
+        fetched = self.fetch(name, np.array([start]), np.array([end]))
+        return fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()
 
     @abstractmethod
     def download(self, name: str, file: Path) -> None:
@@ -118,6 +124,8 @@ def open_storage(place: str | Path) -> Storage:
 class LocalStorage(Storage):
     """A folder of this machine."""
 
+    at_hand = True
+
     def __init__(self, folder: str) -> None:
         """Remember the folder; it is made by the first write."""
         self.url = folder
@@ -150,6 +158,13 @@ class LocalStorage(Storage):
     def download(self, name: str, file: Path) -> None:
         """See `Storage.download`."""
         shutil.copyfile(self._folder / name, file)
+
+    def part(self, name: str, start: int, end: int) -> bytes:
+        """See `Storage.part`; without arrays, since single images are read through it."""
+        content = self._map(name)
+        if end > len(content):
+            raise _too_short(f"{self.url}/{name}", end)
+        return content[start:end].tobytes()
 
     def create(self, name: str, content: bytes) -> None:
         """See `Storage.create`."""

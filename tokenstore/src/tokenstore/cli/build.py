@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import click
 from tokenstore.build.local import available_cores
 from tokenstore.build.plan import BuildOptions
 from tokenstore.build.run import BuildReport, Running, build_store
+from tokenstore.build.saving import Saving, context_saving
 from tokenstore.choice import tokenizer_options
+from tokenstore.progress import WorkProgress
+from tokenstore.reader import open_store
 from tokenstore.sizes import StoreSizes, measure
 from tokenstore.storage import open_storage
 
@@ -42,7 +46,14 @@ INTEGER = click.IntRange(min=1)
     type=click.Path(path_type=Path),
     help="Class names in label order (JSON); else classes.json of the input.",
 )
-@click.option("--codec", default="zstd", show_default=True, help="How ranks become bytes.")
+@click.option(
+    "--codec",
+    metavar="NAME",
+    default="zstd",
+    show_default=True,
+    help="How ranks become bytes: zstd; context, the smallest; rans, the fastest; gzip; or one of "
+    "another package.",
+)
 @click.option(
     "--batch-size",
     default=32,
@@ -100,10 +111,14 @@ def command(images: str, output: str | None, as_json: bool, **options: Any) -> N
     report = build_store(images, place, _options(options), _running(options))
     seconds = time.monotonic() - started
     sizes = measure(open_storage(place), report.manifest)
+    saving = None
+    if report.is_new:
+        with WorkProgress("trying codec context", total=None):
+            saving = context_saving(open_store(place), sizes)
     if as_json:
-        click.echo(json.dumps(_facts(report, sizes, seconds)))
+        click.echo(json.dumps(_facts(report, sizes, seconds, saving)))
     else:
-        _tell(report, sizes, seconds)
+        _tell(report, sizes, seconds, saving)
 
 
 def _options(given: dict[str, Any]) -> BuildOptions:
@@ -118,7 +133,9 @@ def _running(given: dict[str, Any]) -> Running:
     return Running(workers, given["strict"], given["max_rejects"])
 
 
-def _facts(report: BuildReport, sizes: StoreSizes, seconds: float) -> dict[str, Any]:
+def _facts(
+    report: BuildReport, sizes: StoreSizes, seconds: float, saving: Saving | None
+) -> dict[str, Any]:
     return {
         "store": report.place,
         "new": report.is_new,
@@ -130,10 +147,11 @@ def _facts(report: BuildReport, sizes: StoreSizes, seconds: float) -> dict[str, 
         "seconds": round(seconds, 3),
         "tokenized": report.tokenized,
         "images_per_second": round(report.tokenized / seconds, 2),
+        "context_saving": None if saving is None else asdict(saving),
     }
 
 
-def _tell(report: BuildReport, sizes: StoreSizes, seconds: float) -> None:
+def _tell(report: BuildReport, sizes: StoreSizes, seconds: float, saving: Saving | None) -> None:
     if not report.is_new:
         click.echo(f"{report.place} is whole already, from the same input and options.")
         return
@@ -153,3 +171,5 @@ def _tell(report: BuildReport, sizes: StoreSizes, seconds: float) -> None:
         f"next:  tokenstore info {report.place}   tokenstore verify {report.place}   "
         f"tokenstore show {report.place} 0 -o first.png"
     )
+    if saving is not None:
+        click.echo(saving.sentence)

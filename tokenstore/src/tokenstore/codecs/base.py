@@ -3,7 +3,8 @@
 A codec turns grids of ranks into one payload of bytes an image and back, exactly.
 
 * `fit` learns whatever the codec shares between images (a dictionary, frequency tables) from a
-  sample of grids. It is deterministic: the same grids give the same tables on every machine.
+  sample of grids. It is deterministic: the same grids give the same tables, on one kind of machine
+  with the locked versions (what is learnt in floats may round otherwise elsewhere).
 * `tables` / `from_tables` are the shipped state: plain arrays, written once into the store and
   never rebuilt at reading time. A codec without shared state ships an empty mapping.
 * `encode` codes every image alone. Any grid of valid ranks (0 <= rank < vocabulary size) can be
@@ -19,8 +20,12 @@ A codec turns grids of ranks into one payload of bytes an image and back, exactl
 codecs (`rans`, `context`) code ranks directly.
 """
 
+import functools
+import itertools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -32,6 +37,8 @@ Ranks = NDArray[np.uint16]  # [n, h, w] or [n, c, h, w]
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
 Tables = Mapping[str, NDArray[np.generic]]
+
+ROWS_A_THREAD = 256  # milliseconds of work: what a thread must have to be worth its waking up
 
 
 class Payloads(NamedTuple):
@@ -109,6 +116,26 @@ class Codec(ABC):
             CodecError: a payload that no encoder of this codec can have written; names the row.
         """
 
+    def decode_many(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
+        """`decode`, by as many threads as there are cores and work for.
+
+        Raises:
+            CodecError: as `decode`; the same row is named.
+        """
+        shares = min(cores(), len(starts) // ROWS_A_THREAD)
+        if shares < 2:
+            self.decode(data, starts, ends, out)
+            return
+        edges = np.linspace(0, len(starts), shares + 1).astype(np.int64)
+        parts = [slice(*edge) for edge in itertools.pairwise(edges.tolist())]
+        pool = _threads(os.getpid())
+        tasks = [pool.submit(self.decode, data, starts[p], ends[p], out[p]) for p in parts]
+        wait(tasks)
+        if any(isinstance(task.exception(), CodecError) for task in tasks):
+            self.decode(data, starts, ends, out)  # again, to name the row within the whole
+        for task in tasks:
+            task.result()
+
     def check_ranks(self, ranks: Ranks) -> None:
         """Refuse grids that do not belong to this codec's spec."""
         if ranks.dtype != np.uint16 or ranks.shape[1:] != self.spec.grid:
@@ -121,3 +148,14 @@ class Codec(ABC):
                 f"rank {int(ranks.max())} lies outside the vocabulary of "
                 f"{self.spec.vocabulary_size} codes"
             )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """The threads that decode, one set a process: a fork leaves its parent's behind."""
+    return ThreadPoolExecutor(cores(), thread_name_prefix=f"decode-{process}")

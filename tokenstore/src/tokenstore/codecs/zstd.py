@@ -24,7 +24,10 @@ from tokenstore.compiled import compiled
 from tokenstore.errors import CodecError
 
 LEVEL = 19
-MAGIC = np.frombuffer(b"\x28\xb5\x2f\xfd", np.uint8)
+MAGIC_BYTES = b"\x28\xb5\x2f\xfd"
+# Descriptor -> bytes of the content size behind it, and what is to be added to it (RFC 8878).
+CONTENT_SIZES = {b"\x20": (1, 0), b"\x60": (2, 256), b"\xa0": (4, 0)}
+SHORTEST = 5  # bytes of a payload: descriptor, content size, and the header of a block
 FEW = 16  # below, the contexts that zstd makes for a batch cost more than they save
 DICTIONARY_SIZES = (4096, 16384, 65536)
 # From less there is nothing to learn; and libzstd 1.5.7 crashes on samples of a few bytes.
@@ -95,37 +98,58 @@ class Zstd(Codec):
         """See `Codec.encode`."""
         self.check_ranks(ranks)
         frames = self._frames(_escaped(ranks))
-        return Payloads.joined([frame[len(MAGIC) :] for frame in frames])
+        return Payloads.joined([frame[len(MAGIC_BYTES) :] for frame in frames])
 
     def decode(self, data: Bytes, starts: Offsets, ends: Offsets, out: Ranks) -> None:
         """See `Codec.decode`: one call into zstd for a batch, which releases the GIL throughout."""
         if not len(starts):
             return
+        few = len(starts) < FEW
+        escaped, sizes = (self._few if few else self._many)(data, starts, ends)
+        stops = sizes.cumsum()
+        unescape(escaped, stops - sizes, stops, self.spec.vocabulary_size, out)
+
+    def _few(self, data: Bytes, starts: Offsets, ends: Offsets) -> tuple[Bytes, Offsets]:
+        """Escape codes one after the other and the bytes of each; a call into zstd for each."""
+        grids = []
+        for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            payload = data[start:end].tobytes()
+            width, least = CONTENT_SIZES.get(payload[:1], (0, 0))
+            size = int.from_bytes(payload[1 : 1 + width], "little") + least
+            if not width or len(payload) < SHORTEST or size > self._longest:
+                raise self._no_beginning(row)
+            try:
+                grids.append(self._own.zstd.decompress(MAGIC_BYTES + payload))
+            except zstandard.ZstdError as error:
+                raise CodecError(f"row {row} is no zstd frame: {error}") from error
+        sizes = np.array([len(grid) for grid in grids])
+        return np.frombuffer(b"".join(grids), np.uint8), sizes
+
+    def _many(self, data: Bytes, starts: Offsets, ends: Offsets) -> tuple[Bytes, Offsets]:
+        """As `_few`, in one call into zstd."""
         segments = np.empty((len(starts), 2), np.uint64)  # offset, length: as zstandard wants them
-        segments[:, 1] = ends - starts + len(MAGIC)
+        segments[:, 1] = ends - starts + len(MAGIC_BYTES)
         segments[:, 0] = np.cumsum(segments[:, 1]) - segments[:, 1]
         frames = np.empty(int(segments[:, 1].sum()), np.uint8)
         sizes = np.empty(len(starts), np.int64)
         bad = _add_magic(data, starts, ends, self._longest, frames, sizes)
         if bad >= 0:
-            raise CodecError(f"row {bad} does not begin a zstd frame of <= {self._longest} bytes")
+            raise self._no_beginning(bad)
         batch = zstandard.BufferWithSegments(frames.data, segments.tobytes())
-        escaped = np.frombuffer(self._decompress(batch), np.uint8)
-        stops = np.cumsum(sizes)
-        if len(escaped) != stops[-1]:
+        try:
+            many: Any = self._own.zstd.multi_decompress_to_buffer
+            escaped = np.frombuffer(b"".join(many(batch)), np.uint8)
+        except zstandard.ZstdError as error:
+            row = self._first_bad(batch)
+            raise CodecError(f"row {row} is no zstd frame: {error}") from error
+        if len(escaped) != sizes.sum():
             raise CodecError(
                 f"row 0 to {len(sizes) - 1} hold {len(escaped)} bytes, not as they say"
             )
-        unescape(escaped, stops - sizes, stops, self.spec.vocabulary_size, out)
+        return escaped, sizes
 
-    def _decompress(self, frames: Any) -> bytes:
-        """The escape codes of all frames, one after the other."""
-        few = len(frames) < FEW
-        try:
-            many: Any = self._own.zstd.multi_decompress_to_buffer
-            return b"".join(map(self._own.zstd.decompress, frames) if few else many(frames))
-        except zstandard.ZstdError as error:
-            raise CodecError(f"row {self._first_bad(frames)} is no zstd frame: {error}") from error
+    def _no_beginning(self, row: int) -> CodecError:
+        return CodecError(f"row {row} does not begin a zstd frame of <= {self._longest} bytes")
 
     def _frames(self, grids: list[bytes]) -> list[bytes]:
         """One zstd frame a grid, with content size, without checksum and dictionary id."""

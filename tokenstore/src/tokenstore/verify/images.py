@@ -22,58 +22,70 @@ Samples = NDArray[np.int64]
 class SplitCheck:
     """Checks one split; afterwards `counts` says how often each rank occurs, int64 [K]."""
 
-    def __init__(self, split: Split, findings: Findings, sample: int | None) -> None:
-        """`sample`: look at only so many images, spread evenly; None means all."""
-        self.todo = len(split) if sample is None else min(sample, len(split))
+    def __init__(self, split: Split, findings: Findings, chosen: Samples | None) -> None:
+        """`chosen`: look at these samples of the split only, sorted; None means all."""
+        self.todo = len(split) if chosen is None else len(chosen)
         self.counts = np.zeros(split.store.manifest.vocabulary.size, np.int64)
         self._split = split
         self._findings = findings
-        self._full = sample is None
+        self._chosen = chosen
 
     def run(self) -> Iterator[int]:
         """Check block by block; yields how many images were checked."""
+        first = 0
         for number, entry in enumerate(self._split.entry.shards):
+            samples = self._samples(first, entry.count)
+            first += entry.count
             name = f"{self._split.name}-{number:06d}"
             found = (entry.shard.name, entry.index.name)
             if found != (f"{name}.tar", f"{name}.index"):
                 self._findings.add(entry.shard.name, "name", f"{name}.tar and .index", found)
+            if not len(samples):
+                continue
             try:
                 shard = self._split.shards.open(number)
             except TokenstoreError as error:
                 self._findings.error(entry.shard.name, error)
-            else:
-                yield from self._shard(shard)
-        if self._full:
+                continue
+            if self._chosen is None:
+                self._framing(shard)
+            blocks = samples // shard.index.block_size
+            for some in np.split(samples, np.flatnonzero(np.diff(blocks)) + 1):
+                self._values(shard, some)
+                self._grids(shard, some)
+                yield len(some)
+        if self._chosen is None:
             self._unique_keys()
 
-    def _shard(self, shard: ShardReader) -> Iterator[int]:
-        position = 0
+    def _samples(self, first: int, count: int) -> Samples:
+        """Numbers within a shard of what to look at in it."""
+        if self._chosen is None:
+            return np.arange(count)
+        places = np.searchsorted(self._chosen, [first, first + count])
+        chosen: Samples = self._chosen[slice(*places)] - first
+        return chosen
+
+    def _framing(self, shard: ShardReader) -> None:
+        """Tar headers, block hashes and padding from the first byte to the last."""
+        position: int | None = 0
         for block in range(shard.index.blocks):
-            samples = block * shard.index.block_size + np.arange(shard.block_count(block))
-            samples = self._chosen(shard.first, samples)
-            if self._full:
-                position = self._framing(shard, block, position)
-            if len(samples):
-                self._values(shard, samples)
-                self._grids(shard, samples)
-            yield len(samples)
-        if self._full and shard.bytes_at(position, position + len(END) + 1) != END:
+            for column in self._split.columns:
+                try:
+                    part = shard.index.block(column, block)
+                except CorruptStore:  # reported with the values of the block
+                    position = None
+                    continue
+                self._member(shard, f"{block:06d}.{column}", part, position)
+                position = part.base + part.size + -part.size % TAR_BLOCK
+        if position is not None and shard.bytes_at(position, position + len(END) + 1) != END:
             self._findings.add(shard.name, "end of the tar", "1,024 zeros and no more", "others")
 
-    def _framing(self, shard: ShardReader, block: int, position: int) -> int:
-        """Tar headers, hashes and padding of a block that must begin at byte `position`."""
-        for column in self._split.columns:
-            try:
-                part = shard.index.block(column, block)
-            except CorruptStore:
-                continue  # reported with the values of the block
-            self._member(shard, f"{block:06d}.{column}", part, position)
-            position = part.base + part.size + -part.size % TAR_BLOCK
-        return position
-
-    def _member(self, shard: ShardReader, name: str, part: BlockBytes, position: int) -> None:
+    def _member(
+        self, shard: ShardReader, name: str, part: BlockBytes, position: int | None
+    ) -> None:
+        """One member of the tar, that must begin at byte `position` where that is known."""
         place = f"{shard.name}: {name}"
-        if part.base != position + TAR_BLOCK:
+        if position is not None and part.base != position + TAR_BLOCK:
             self._findings.add(place, "offset", position + TAR_BLOCK, part.base)
         if shard.bytes_at(part.base - TAR_BLOCK, part.base) != member_header(name, part.size):
             self._findings.add(place, "tar header", f"{name} of {part.size} bytes", "another")
@@ -111,8 +123,12 @@ class SplitCheck:
         for sample, payload, bad in zip(samples.tolist(), parts, wrong.tolist(), strict=True):
             if bad:
                 self._bad_record(shard, sample, "mask")
-            else:
-                mask_of(payload.tobytes(), f"sample {shard.first + sample}")
+                continue
+            place = f"{shard.name}: sample {shard.first + sample}"
+            try:
+                mask_of(payload.tobytes(), place)
+            except CorruptStore as error:
+                self._findings.error(place, error)
 
     def _grids(self, shard: ShardReader, samples: Samples) -> None:
         """Compare records with their checks, decode them and count their ranks."""
@@ -162,14 +178,6 @@ class SplitCheck:
             if first == second:
                 place = f"split '{self._split.name}': samples {int(pair[0])} and {int(pair[1])}"
                 self._findings.add(place, "key", "two keys", f"'{first}' twice")
-
-    def _chosen(self, first: int, samples: Samples) -> Samples:
-        """All of these samples of a shard, or those of an even spread over the split."""
-        if self._full:
-            return samples
-        spread = np.arange(self.todo) * len(self._split) // max(self.todo, 1) - first
-        chosen: Samples = spread[(spread >= samples[0]) & (spread <= samples[-1])]
-        return chosen
 
     def _bad_record(self, shard: ShardReader, sample: int, column: str) -> None:
         place = f"{shard.name}: sample {shard.first + sample}"
