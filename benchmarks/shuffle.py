@@ -13,10 +13,10 @@ once for one in random order, as stores are by default. Compared, over a few see
     none           the order of the split
 
 Printed, for both: mean length of runs of one class; share of a batch of 1,024 that its commonest
-class takes; classes in such a batch. And, alike for both: correlation of neighbours' places in the
-split; correlation of an image's positions in two epochs; mean distance between the positions of
-two neighbours of the split, as a share of the epoch (1/3 ideally); images that must lie at hand;
-CPU time an image. One JSON object.
+class takes; classes in such a batch. Alike for both: correlation of neighbours' places in the
+split; correlation of an image's positions in two epochs; mean distance between the positions of two
+neighbours of the split, as a share of the epoch (1/3 ideally); images that must lie at hand; CPU
+time an image. One JSON object.
 """
 
 import argparse

@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.small_store import Small, write_small_store
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Mismatch, UnknownName, UsageError
 from tokenstore.loader import TokenLoader
+from tokenstore.shard_shuffle import ShardShuffle
 
 COUNT = 37
 
@@ -201,6 +203,15 @@ def test_a_state_resumes_on_another_world_size(train, taken):
     for expected, *parts in zip(batches, *loaders, strict=True):
         joined = np.stack([part.index for part in parts], axis=1).ravel()
         assert np.array_equal(joined, expected.index)
+
+
+def test_shuffling_by_shards_shows_each_image_once(tmp_path):
+    small = Small(counts=(("train", 200),), block=8, shard=8)
+    train = write_small_store(tmp_path / "s", small).store["train"]
+    shown = [batch.index for batch in TokenLoader(train, batch_size=16, shuffle="shards", seed=2)]
+    numbers = np.concatenate(shown)[:200]
+    expected = ShardShuffle((8,) * 25, seed=2).at(0, np.arange(200))
+    assert np.array_equal(numbers, expected)
 
 
 @pytest.mark.parametrize("residency", ["stream", "ram", "device"])

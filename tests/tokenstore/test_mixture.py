@@ -109,6 +109,7 @@ def test_a_mixed_split_reads_from_all(stores):
     assert batch.keys == [sample.key for sample in expected]
     assert mixed.keys([30, 2]) == [b[0].key, a[2].key]
     assert mixed.labels.tolist() == [*a.labels, *b.labels]
+    assert mixed.labels_of([31, 3]).tolist() == [b[1].label, a[3].label]
     with pytest.raises(OutOfRange, match="sample 41 lies outside"):
         mixed.read([41])
 
@@ -130,6 +131,7 @@ def test_labels_are_left_out_where_classes_differ(stores):
     mixed = MixedSplit([stores["a"]["train"], stores["no-labels"]["train"]])
     assert mixed.labels is None
     assert mixed.read([0, 32]).labels is None
+    assert mixed.labels_of([0, 32]) is None
 
 
 def test_a_longer_vocabulary_may_extend_the_other_s(stores):
@@ -153,11 +155,14 @@ def test_a_mixture_of_nothing_is_refused():
         MixedSplit([])
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
-def test_a_loader_takes_a_mixture(stores, device):
+@pytest.mark.parametrize(
+    ("device", "residency"), [(None, "auto"), ("cpu", "stream"), (None, "ram"), ("cpu", "device")]
+)
+def test_a_loader_takes_a_mixture(stores, device, residency):
     mixed = MixedSplit([stores["a"]["train"], stores["b"]["train"]])
     order = Mixture(mixed.sizes, (1, 3), seed=0, length=256)
-    loader = TokenLoader(mixed, batch_size=32, device=device, sampler=order, keys=True)
+    where = {"device": device, "residency": residency}
+    loader = TokenLoader(mixed, batch_size=32, sampler=order, keys=True, **where)
     batches = list(loader)
     numbers = np.concatenate([np.asarray(batch.index) for batch in batches])
     assert np.array_equal(numbers, order.at(0, np.arange(256)))

@@ -118,10 +118,9 @@ def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
 
 def _shard_counts(split: Split, samples: Numbers | None) -> tuple[int, ...]:
     """How many of these samples, or of all, each shard has."""
-    counts = [shard.count for shard in split.entry.shards]
     if samples is None:
-        return tuple(counts)
-    ends = np.searchsorted(samples, np.cumsum(counts))
+        return split.shard_counts
+    ends = np.searchsorted(samples, np.cumsum(split.shard_counts))
     return tuple(np.diff(ends, prepend=0).tolist())
 
 

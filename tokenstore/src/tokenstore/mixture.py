@@ -167,6 +167,11 @@ class MixedSplit:
         return sum(self.sizes)
 
     @property
+    def shard_counts(self) -> tuple[int, ...]:
+        """See `Split.shard_counts`."""
+        return tuple(count for split in self.splits for count in split.shard_counts)
+
+    @property
     def labels(self) -> Numbers | None:
         """Labels of all samples, int64 [n]; None where the splits' classes differ."""
         if self.classes is None:
@@ -198,10 +203,10 @@ class MixedSplit:
         if self.classes is None:
             return None
         numbers = self.resolve(indices)
-        labels = np.zeros(len(numbers), np.int64)
+        labels = np.empty(len(numbers), np.int64)
         for split, rows, samples in self._parts(numbers):
-            some = split.labels_of(samples)
-            labels[rows] = 0 if some is None else some
+            known = split.labels_of(samples)
+            labels[rows] = 0 if known is None else known
         return labels
 
     def keys(self, indices: ArrayLike) -> list[str] | None:
@@ -234,6 +239,9 @@ class MixedSplit:
         return parts
 
 
+AnySplit = Split | MixedSplit
+
+
 def _placed(names: list[str] | None, rows: Numbers, some: list[str] | None) -> list[str] | None:
     """Names with `some` of them at `rows`; None as soon as one part has none."""
     if names is None or some is None:
@@ -259,6 +267,3 @@ def _refuse_other_codes(store: Store, leading: Store) -> None:
             f"'{store.url}' has grids {list(store.manifest.grid)}, '{leading.url}' has "
             f"{list(leading.manifest.grid)}; build them at one image size to mix them"
         )
-
-
-AnySplit = Split | MixedSplit

@@ -8,7 +8,6 @@ reopen after pickling. Nothing here knows torch; `Store.decode` finds its tokeni
 """
 
 import functools
-import importlib
 import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from tokenstore.cache import CACHE_BYTES, Cache, CachedStorage, open_cache
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import check_whole, find_codec, load_codec, load_vocabulary
+from tokenstore.maker import load_maker
 from tokenstore.manifest import Manifest, SplitEntry, load_manifest
 from tokenstore.shards import Shards
 from tokenstore.storage import Storage, open_storage
@@ -85,7 +85,7 @@ class Store(Mapping[str, "Split"]):
     """An open store: a mapping of split names to splits."""
 
     def __init__(
-        self, storage: Storage, manifest: Manifest | None = None, *, cache: Cache | None = None
+        self, storage: Storage, manifest: Manifest | None = None, cache: Cache | None = None
     ) -> None:
         """Read the manifest, unless it is given; looks at no other file, unlike `open_store`."""
         self.url = storage.url
@@ -95,7 +95,7 @@ class Store(Mapping[str, "Split"]):
         for table_set in self.manifest.table_sets:
             find_codec(table_set, self.url)
         self.codec = functools.cache(self._load_codec)
-        self.tokenizer = functools.cache(self._load_tokenizer)
+        self.tokenizer = functools.cache(functools.partial(load_maker, self.manifest, self.url))
         self.splits: Mapping[str, Split] = MappingProxyType(
             {name: Split(self, name) for name in _in_order(self.manifest.splits)}
         )
@@ -162,47 +162,6 @@ class Store(Mapping[str, "Split"]):
         """The codec of one table set; `codec` keeps it."""
         return load_codec(self.storage, self.manifest.table_sets[tables], self.manifest.grid)
 
-    def _load_tokenizer(
-        self,
-        device: str = "cpu",
-        weights: str | None = None,
-        config: str | None = None,
-        precision: str = "fp32",
-    ) -> Any:
-        """The tokenizer that made this store, by its registry name; needs tokenstore[build].
-
-        Args:
-            device: torch device that decodes and encodes.
-            weights: file or URL of its weights; None means the tokenizer's own place.
-            config: file of its architecture, for weights that cannot tell it.
-            precision: arithmetic of its networks.
-
-        Raises:
-            UnknownName: no such tokenizer is installed.
-            WeightsError: its weights are missing.
-            Mismatch: weights or settings are not the ones that made the store.
-        """
-        entry = self.manifest.tokenizer
-        # By name, so that reading alone never imports torch.
-        rules = importlib.import_module("tokenstore.preprocess")
-        tokenizers = importlib.import_module("tokenstore.tokenizers")
-        rule = rules.Preprocess.from_json(self.manifest.preprocess)
-        try:
-            tokenizer = tokenizers.load_tokenizer(
-                entry.name,
-                weights,
-                config=config,
-                device=device,
-                precision=precision,
-                preprocess=rule,
-            )
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f"decoding images needs {error.name}; pip install 'tokenstore[build]'"
-            ) from error
-        tokenizer.check_made(f"store '{self.url}'", entry.model_dump())
-        return tokenizer
-
 
 class Split(Sequence[Sample]):
     """The samples of one split, by number."""
@@ -250,6 +209,11 @@ class Split(Sequence[Sample]):
     def classes(self) -> tuple[str, ...] | None:
         """Class names by label; None where the split has no labels."""
         return self.store.manifest.classes if "label" in self.columns else None
+
+    @property
+    def shard_counts(self) -> tuple[int, ...]:
+        """Samples of each shard, in the order of the split."""
+        return tuple(shard.count for shard in self.entry.shards)
 
     @functools.cached_property
     def labels(self) -> NDArray[np.int64] | None:

@@ -155,16 +155,16 @@ class LocalStorage(Storage):
         refuse_beyond(content, ends, f"{self.url}/{name}")
         return Fetched(content, starts, ends)
 
+    def download(self, name: str, file: Path) -> None:
+        """See `Storage.download`."""
+        shutil.copyfile(self._folder / name, file)
+
     def part(self, name: str, start: int, end: int) -> bytes:
         """See `Storage.part`; without arrays, since single images are read through it."""
         content = self._map(name)
         if end > len(content):
             raise _too_short(f"{self.url}/{name}", end)
         return content[start:end].tobytes()
-
-    def download(self, name: str, file: Path) -> None:
-        """See `Storage.download`."""
-        shutil.copyfile(self._folder / name, file)
 
     def create(self, name: str, content: bytes) -> None:
         """See `Storage.create`."""
