@@ -148,3 +148,8 @@ def test_the_published_rates_follow_from_the_published_rules():
     assert mtm["lr"] == pytest.approx(1.5e-4 * mtm["batch_size"] / 256)
     tuned = read_recipe("seitpp_vitb_mtm", "classify")
     assert tuned["lr"] == pytest.approx(1e-3 * tuned["batch_size"] ** 0.5 / 8)
+
+
+def test_classes_cannot_be_balanced_by_shards():
+    with pytest.raises(UsageError, match="cannot be balanced a few shards at a time"):
+        made("data.sampling=class-balanced", "data.shuffle=shards")

@@ -1,12 +1,15 @@
 """From a store's split to batches of a run."""
 
+import numpy as np
 import pytest
 import torch
 
 from seit_train.config import RunConfig
 from seit_train.data import TokenBatch, evaluation_loader, iterate, training_loader
 from seit_train.distributed import World
+from tests.small_store import Small, write_small_store
 from tokenstore.errors import UsageError
+from tokenstore.order import Shuffled
 
 CPU = torch.device("cpu")
 
@@ -23,6 +26,53 @@ def test_training_batches_are_full_and_int64(store):
         assert batch.ranks.dtype == batch.labels.dtype == torch.int64
         assert batch.ranks.shape == (16, 8, 8)
         assert batch.valid.all()
+
+
+def indices(split, config, epochs=1):
+    loader = training_loader(split, config, World(0, 1, CPU))
+    return [torch.cat([b.index for b in iterate(loader)]).tolist() for _ in range(epochs)]
+
+
+def test_a_fraction_is_the_same_in_every_epoch_and_for_every_seed_of_a_run(store):
+    train, data = store["train"], {"fraction": 1 / 3}
+    first, second = indices(train, config(data=data), epochs=2)
+    assert sorted(first) == sorted(second) != sorted(range(48))[:16]
+    assert first != second
+    assert sorted(indices(train, config(data=data, seed=1))[0]) == sorted(first)
+    other = indices(train, config(data=data | {"fraction_seed": 1}))[0]
+    assert sorted(other) != sorted(first)
+
+
+def test_a_fraction_smaller_than_a_batch_is_refused(store):
+    with pytest.raises(UsageError, match="has 5 images an epoch, fewer than batch_size 16"):
+        indices(store["train"], config(data={"fraction": 0.1}))
+
+
+def test_classes_are_balanced_and_images_repeated(store):
+    data = {"sampling": "class-balanced", "repeats": 2}
+    (shown,) = indices(store["train"], config(data=data))
+    assert shown[::2] == shown[1::2]
+    counts = np.bincount(store["train"].labels[shown[::2]])
+    assert np.ptp(counts) <= 1
+
+
+def test_repeats_must_fit_a_batch(store):
+    with pytest.raises(UsageError, match=r"batch_size 16 .* data.repeats=3"):
+        indices(store["train"], config(data={"repeats": 3}))
+
+
+def test_a_fraction_can_be_shuffled_by_shards(tmp_path):
+    train = write_small_store(tmp_path / "s", Small(counts=(("train", 90),))).store["train"]
+    settings = {"shuffle": "shards", "fraction": 0.5}
+    (shown,) = indices(train, config(batch_size=5, data=settings))
+    expected = indices(train, config(batch_size=5, data={"fraction": 0.5}))[0]
+    assert sorted(shown) == sorted(expected)
+    assert shown != expected
+
+
+def test_without_a_data_section_the_order_is_the_full_shuffle(store):
+    expected = Shuffled(48, seed=5).at(0, np.arange(48)).tolist()
+    assert indices(store["train"], config(seed=5)) == [expected]
 
 
 def test_processes_share_a_batch(store):

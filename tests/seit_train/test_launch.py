@@ -206,3 +206,19 @@ def test_a_run_without_checkpoint_says_how_to_get_one(request_run):
         checkpoint.rename(checkpoint.with_name(f"gone-{checkpoint.name}"))
     with pytest.raises(TrainingError, match="continue it with --resume"):
         Run.open(run.folder).result()
+
+
+def test_a_run_reads_its_store_through_the_cache_of_its_recipe(request_run, store, tmp_path):
+    plain = train(request_run("toy", folder="plain")).run
+    cached = train(request_run("toy", f"data.cache={tmp_path / 'cache'}", folder="cached")).run
+    hashes = {path.name.split(".")[0] for path in (tmp_path / "cache").glob("*.file")}
+    assert store["train"].entry.shards[0].shard.sha256 in hashes
+    weights = [load_file(run.last / "model.safetensors") for run in (plain, cached)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_cache_smaller_than_a_shard_stops_a_run_before_it_begins(request_run, tmp_path):
+    request = request_run("toy", f"data.cache={tmp_path / 'cache'}", "data.cache_bytes=10")
+    with pytest.raises(UsageError, match="cache_bytes is 10"):
+        train(request)
+    assert not request.folder.exists()

@@ -23,6 +23,12 @@ VARIANTS = {
     "sgd": ("toy", "optim.optimizer=sgd", "optim.layer_decay=0.5"),
     "mtm": ("mtm",),
     "classify": ("classify",),
+    "a share, balanced, repeated": (
+        "toy",
+        "data.fraction=0.7",
+        "data.sampling=class-balanced",
+        "data.repeats=2",
+    ),
 }
 
 

@@ -1,10 +1,9 @@
 """Loading: each image once an epoch, in one order on any number of processes, resumable."""
 
+import json
 import pickle
-import subprocess
-import sys
 import threading
-from itertools import islice
+from itertools import chain, islice, zip_longest
 
 import numpy as np
 import pytest
@@ -12,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.small_store import Small, write_small_store
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Mismatch, UnknownName, UsageError
 from tokenstore.loader import TokenLoader
+from tokenstore.shard_shuffle import ShardShuffle
 
 COUNT = 37
 
@@ -47,15 +48,21 @@ class FakeSplit:
         return self.count
 
 
-def rows(count, batch_size, world_size, last, position=0, epoch=0):
+def rows(count, batch_size, world_size, last, position=0, epoch=0, workers=0):
     """Sample numbers of each global batch, [batches, global batch], and their validity."""
-    loaders = [
-        TokenLoader(
-            FakeSplit(count), batch_size=batch_size, rank=r, world_size=world_size, last=last
-        )
-        for r in range(world_size)
-    ]
-    per_rank = [list(one._rows(epoch, one._starts(position))) for one in loaders]
+    per_rank = []
+    for rank in range(world_size):
+        options = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "last": last}
+        shares = []
+        for worker in range(max(1, workers)):
+            loader = TokenLoader(FakeSplit(count), **options)
+            loader.position = position
+            with pytest.MonkeyPatch.context() as patch:
+                who = (worker, workers) if workers else None
+                patch.setattr("tokenstore.loader._this_worker", lambda who=who: who)
+                shares.append(list(loader._wanted(epoch, loader._share())))
+        taken = chain.from_iterable(zip_longest(*shares))  # as a DataLoader takes: in turn
+        per_rank.append([batch for batch in taken if batch is not None])
     assert len({len(batches) for batches in per_rank}) == 1, "every rank has as many batches"
     joined = []
     for parts in zip(*per_rank, strict=True):
@@ -69,28 +76,36 @@ def valid_images(batches):
     return np.concatenate([index[valid] for index, valid in batches]) if batches else np.array([])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     count=st.integers(1, 300),
     batch_size=st.integers(1, 40),
     world_size=st.integers(1, 9),
+    workers=st.integers(0, 4),
     epoch=st.integers(0, 3),
 )
-def test_with_padding_each_image_is_valid_exactly_once(count, batch_size, world_size, epoch):
-    batches = rows(count, batch_size, world_size, "pad", epoch=epoch)
+def test_with_padding_each_image_is_valid_exactly_once(
+    count, batch_size, world_size, workers, epoch
+):
+    batches = rows(count, batch_size, world_size, "pad", epoch=epoch, workers=workers)
     assert len(batches) == -(-count // (batch_size * world_size))
     assert sorted(valid_images(batches)) == list(range(count))
     assert all(index.min() >= 0 and index.max() < count for index, _ in batches)
 
 
-@settings(max_examples=200, deadline=None)
-@given(count=st.integers(1, 300), batch_size=st.integers(1, 40), world_size=st.integers(1, 9))
-def test_dropping_gives_full_batches_without_repeats(count, batch_size, world_size):
+@settings(max_examples=150, deadline=None)
+@given(
+    count=st.integers(1, 300),
+    batch_size=st.integers(1, 40),
+    world_size=st.integers(1, 9),
+    workers=st.integers(0, 4),
+)
+def test_dropping_gives_full_batches_without_repeats(count, batch_size, world_size, workers):
     if count < batch_size * world_size:
         with pytest.raises(UsageError, match="fewer than one full batch"):
             rows(count, batch_size, world_size, "drop")
         return
-    batches = rows(count, batch_size, world_size, "drop")
+    batches = rows(count, batch_size, world_size, "drop", workers=workers)
     assert len(batches) == count // (batch_size * world_size)
     images = valid_images(batches)
     assert len(set(images)) == len(images) == len(batches) * batch_size * world_size
@@ -104,6 +119,13 @@ def test_a_global_batch_is_the_same_on_1_2_4_and_8_processes(last):
         for (index, valid), (other, other_valid) in zip(expected, found, strict=True):
             assert np.array_equal(index, other)
             assert np.array_equal(valid, other_valid)
+
+
+def test_resuming_with_workers_of_a_dataloader_goes_on_behind_what_was_seen():
+    pairs = zip(
+        rows(100, 4, 2, "pad")[3:], rows(100, 4, 2, "pad", position=24, workers=3), strict=True
+    )
+    assert all(np.array_equal(ours, theirs) for (ours, _), (theirs, _) in pairs)
 
 
 @settings(max_examples=100, deadline=None)
@@ -121,7 +143,7 @@ def test_resuming_with_another_global_batch_still_shows_each_image_once(count, f
     assert sorted(seen) == list(range(count))
 
 
-@pytest.mark.parametrize("residency", ["stream", "device"])
+@pytest.mark.parametrize("residency", ["stream", "ram", "device"])
 def test_batches_are_what_the_reader_gives(train, residency):
     loader = TokenLoader(train, batch_size=8, device="cpu", residency=residency, keys=True)
     for batch in loader:
@@ -141,20 +163,6 @@ def test_without_a_device_batches_are_numpy_and_the_same(train):
         assert np.array_equal(plain.valid, batch.valid)
         assert np.array_equal(plain.index, batch.index)
         assert plain.keys is None
-
-
-def test_ranks_beyond_int16_come_out_positive(train, monkeypatch):
-    read = type(train).read
-
-    def large(split, *arguments, **options):
-        batch = read(split, *arguments, **options)
-        batch.ranks[:] += 60000
-        return batch
-
-    monkeypatch.setattr(type(train), "read", large)
-    for residency in ("stream", "device"):
-        batch = next(iter(TokenLoader(train, batch_size=8, device="cpu", residency=residency)))
-        assert batch.ranks.min() >= 60000
 
 
 def test_one_for_is_one_epoch_and_the_next_is_another_order(train):
@@ -197,6 +205,41 @@ def test_a_state_resumes_on_another_world_size(train, taken):
         assert np.array_equal(joined, expected.index)
 
 
+def test_shuffling_by_shards_shows_each_image_once(tmp_path):
+    small = Small(counts=(("train", 200),), block=8, shard=8)
+    train = write_small_store(tmp_path / "s", small).store["train"]
+    shown = [batch.index for batch in TokenLoader(train, batch_size=16, shuffle="shards", seed=2)]
+    numbers = np.concatenate(shown)[:200]
+    expected = ShardShuffle((8,) * 25, seed=2).at(0, np.arange(200))
+    assert np.array_equal(numbers, expected)
+
+
+@pytest.mark.parametrize("residency", ["stream", "ram", "device"])
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_global_batches_after_a_resume_are_bit_identical_on_any_number_of_ranks(
+    train, residency, world_size
+):
+    options = {"seed": 5, "device": "cpu", "residency": residency, "keys": True}
+    whole = TokenLoader(train, batch_size=8, **options)
+    batches = iter(whole)
+    next(batches), next(batches)
+    state = json.loads(json.dumps(whole.state_dict()))
+    parts = [
+        TokenLoader(train, batch_size=8 // world_size, rank=r, world_size=world_size, **options)
+        for r in range(world_size)
+    ]
+    for part in parts:
+        part.load_state_dict(state)
+    for expected, *found in zip(batches, *parts, strict=True):
+        for name in ("ranks", "labels", "valid", "index"):
+            joined = torch.stack([getattr(one, name) for one in found], dim=1).flatten(0, 1)
+            assert torch.equal(joined, getattr(expected, name)), name
+        assert [
+            key for keys in zip(*[one.keys for one in found], strict=True) for key in keys
+        ] == expected.keys
+    assert all(part.state_dict() == whole.state_dict() for part in parts)
+
+
 def test_a_state_is_plain_json_with_four_members(train):
     state = TokenLoader(train, batch_size=8, seed=3).state_dict()
     assert state == {
@@ -225,6 +268,41 @@ def test_a_split_without_labels_gives_none(unlabelled):
         assert all(batch.labels is None for batch in loader)
 
 
+class Evens:
+    """An order of one's own: the even samples, backwards in odd epochs."""
+
+    def __init__(self, count):
+        self.numbers = np.arange(0, count, 2)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def at(self, epoch, positions):
+        return self.numbers[:: -1 if epoch % 2 else 1][positions]
+
+
+@pytest.mark.parametrize("residency", ["stream", "ram", "device"])
+def test_a_sampler_says_what_comes_and_how_long_an_epoch_is(train, residency):
+    loader = TokenLoader(
+        train, batch_size=4, device="cpu", residency=residency, sampler=Evens(COUNT)
+    )
+    for epoch in range(2):
+        index = torch.cat([batch.index[batch.valid] for batch in loader]).tolist()
+        assert index == Evens(COUNT).numbers.tolist()[:: -1 if epoch else 1]
+    assert len(loader) == 5
+    assert loader.state_dict()["order"] == "Evens"
+
+
+def test_an_epoch_can_be_chosen(train):
+    first = TokenLoader(train, batch_size=8)
+    list(first)
+    second = TokenLoader(train, batch_size=8)
+    next(iter(second))
+    second.set_epoch(1)
+    for ours, theirs in zip(first, second, strict=True):
+        assert np.array_equal(ours.index, theirs.index)
+
+
 def test_an_empty_split_has_no_batches(unlabelled):
     for device in (None, "cpu"):
         loader = TokenLoader(unlabelled["val"], batch_size=4, device=device)
@@ -240,6 +318,7 @@ def test_an_empty_split_has_no_batches(unlabelled):
         ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank 2 of 2"),
         ({"batch_size": 64, "last": "drop"}, "fewer than one full batch of 64"),
         ({"batch_size": 4, "residency": "device"}, "needs a device"),
+        ({"batch_size": 4, "prefetch_bytes": -1}, "give 0 or more"),
     ],
 )
 def test_nonsense_is_refused(train, options, words):
@@ -248,8 +327,10 @@ def test_nonsense_is_refused(train, options, words):
 
 
 def test_unknown_words_list_the_known_ones(train):
-    with pytest.raises(UnknownName, match="auto, device, stream"):
-        TokenLoader(train, batch_size=4, residency="ram")
+    with pytest.raises(UnknownName, match="auto, device, ram, stream"):
+        TokenLoader(train, batch_size=4, residency="disk")
+    with pytest.raises(UnknownName, match="raise, skip"):
+        TokenLoader(train, batch_size=4, on_error="ignore")
 
 
 def test_auto_takes_the_device_and_says_so(train, caplog):
@@ -283,23 +364,3 @@ def test_a_loader_pickles_and_goes_on_where_it_stood(train):
     copy = pickle.loads(pickle.dumps(loader))
     for ours, theirs in zip(loader, copy, strict=True):
         assert torch.equal(ours.ranks, theirs.ranks)
-
-
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_torch_s_dataloader_takes_a_loader(train, workers):
-    loader = TokenLoader(train, batch_size=8, device="cpu", residency="stream")
-    expected = [batch.index for batch in TokenLoader(train, batch_size=8, device="cpu")]
-    options = {"multiprocessing_context": "spawn"} if workers else {}
-    wrapped = torch.utils.data.DataLoader(loader, batch_size=None, num_workers=workers, **options)
-    found = [batch.index for batch in wrapped]
-    assert torch.equal(torch.cat(found), torch.cat(expected))
-
-
-def test_numpy_batches_load_no_torch(train):
-    program = (
-        "import sys, tokenstore.reader as r; from tokenstore.loader import TokenLoader;"
-        f"loader = TokenLoader(r.open_store({str(train.store.url)!r})['train'], batch_size=8);"
-        "print(sum(int(b.valid.sum()) for b in loader), 'torch' in sys.modules)"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ran.stdout.split() == [str(COUNT), "False"], ran.stderr

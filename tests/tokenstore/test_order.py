@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenstore.order import Permutation
+from tokenstore.order import Permutation, Shuffled, Unshuffled
 
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 100, 255, 256, 257, 1000, 4096, 4097, 100_003]
 
@@ -72,3 +72,13 @@ def test_the_order_of_old_runs_never_changes():
         983280803,
         872245615,
     ]
+
+
+def test_the_order_of_an_epoch_is_its_permutation_and_without_shuffle_the_split_s():
+    positions = np.arange(3, 90)
+    for epoch in (0, 4):
+        assert np.array_equal(
+            Shuffled(100, 7).at(epoch, positions), Permutation(100, 7, epoch).at(positions)
+        )
+        assert np.array_equal(Unshuffled(100).at(epoch, positions), positions)
+    assert len(Shuffled(100, 7)) == len(Unshuffled(100)) == 100

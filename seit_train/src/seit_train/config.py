@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tokenstore.cache import CACHE_BYTES
 from tokenstore.errors import UnknownName, UsageError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -80,11 +81,44 @@ class LoopConfig(Settings):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    residency: Literal["auto", "stream", "device"] = "auto"
+    residency: Literal["auto", "stream", "ram", "device"] = "auto"
     log_every: Positive = 50
     eval_every_epochs: Annotated[float, Field(gt=0)] = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     accumulate: Positive = 1
+
+
+class DataConfig(Settings):
+    """Which images of the train split a run sees, how often, and how they are read.
+
+    Attributes:
+        fraction: share of the train split, each class in proportion, the same in every epoch; the
+            limited-data runs of the papers, which keep the number of steps (`steps=N`).
+        fraction_seed: chooses the share, so that runs of several `seed` can share it.
+        sampling: shuffled, or class-balanced: every class equally often.
+        repeats: rows of a batch that show the same image, each augmented anew.
+        shuffle: over the whole split, or shards: a few of them at a time, for a store that comes
+            over a network.
+        cache: folder on this machine's disk for the shards of such a store; null means none.
+        cache_bytes: what the cache holds at most.
+    """
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    fraction_seed: int = 0
+    sampling: Literal["shuffled", "class-balanced"] = "shuffled"
+    repeats: Positive = 1
+    shuffle: Literal["full", "shards"] = "full"
+    cache: str | None = None
+    cache_bytes: Positive = CACHE_BYTES
+
+    @model_validator(mode="after")
+    def _one_order(self) -> Self:
+        if self.sampling == "class-balanced" and self.shuffle == "shards":
+            raise ValueError(
+                "classes cannot be balanced a few shards at a time: leave out data.shuffle=shards "
+                "or data.sampling=class-balanced"
+            )
+        return self
 
 
 class RunConfig(Settings):
@@ -104,6 +138,7 @@ class RunConfig(Settings):
     seed: int = 0
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
+    data: DataConfig = DataConfig()
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

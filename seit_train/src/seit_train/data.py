@@ -1,20 +1,28 @@
 """Data: from a store's split to batches of ranks on the training device.
 
-The only place of this package that knows tokenstore's loader. Shuffling, exactly-once and resume
-are the loader's; augmentation, embedding and masking happen later, inside the task. Nothing here
-touches a pixel.
+The only place of this package that knows tokenstore's loader and its orders. Shuffling,
+exactly-once and resume are the loader's; augmentation, embedding and masking happen later, inside
+the task. Nothing here touches a pixel.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from seit_train.config import RunConfig
 from seit_train.distributed import World
 from tokenstore.errors import UsageError
 from tokenstore.loader import TokenLoader
+from tokenstore.order import Numbers, Order, Shuffled
 from tokenstore.reader import Split
+from tokenstore.sampling import ClassBalanced, Repeated, Subset
+from tokenstore.shard_shuffle import ShardShuffle
+from tokenstore.subset import samples_of_share
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,10 @@ class TokenBatch:
 
 
 def training_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
-    """Shuffled full batches, `config.batch_size` images over all processes together.
+    """Full batches in a `training_order`, `config.batch_size` rows over all processes together.
 
     Raises:
-        UsageError: the batch cannot be divided as asked, or is larger than the split.
+        UsageError: the batch cannot be divided as asked, or is larger than an epoch.
     """
     parts = world.size * config.loop.accumulate
     if config.batch_size % parts:
@@ -58,17 +66,48 @@ def training_loader(split: Split, config: RunConfig, world: World) -> TokenLoade
             f"batch_size {config.batch_size} does not divide into {world.size} processes x "
             f"{config.loop.accumulate} parts (loop.accumulate): make it a multiple of {parts}"
         )
-    if len(split) < config.batch_size:
+    if config.batch_size % config.data.repeats:
         raise UsageError(
-            f"split '{split.name}' has {len(split)} images, fewer than batch_size "
+            f"batch_size {config.batch_size} does not hold each image data.repeats="
+            f"{config.data.repeats} times: make it a multiple of that"
+        )
+    order = training_order(split, config)
+    if len(order) < config.batch_size:
+        raise UsageError(
+            f"split '{split.name}' has {len(order)} images an epoch, fewer than batch_size "
             f"{config.batch_size}: lower it with batch_size=N"
         )
-    return _loader(split, config, world, training=True)
+    if world.is_first and config.data.fraction < 1:
+        _log.info("data.fraction %g: %d rows an epoch", config.data.fraction, len(order))
+    return _loader(split, config, world, order)
 
 
 def evaluation_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
     """Every image of a split once an epoch, in its order, over all processes together."""
-    return _loader(split, config, world, training=False)
+    return _loader(split, config, world, None)
+
+
+def training_order(split: Split, config: RunConfig) -> Order:
+    """Which images of a split come when, as the run's `data` section asks.
+
+    Raises:
+        UsageError: the classes of a split without labels shall be balanced, or the share is empty.
+    """
+    data, samples = config.data, None
+    if data.fraction < 1:
+        samples = samples_of_share(split, data.fraction, data.fraction_seed)
+    order: Order
+    if data.sampling == "class-balanced":
+        labels = split.labels
+        some = labels if samples is None or labels is None else labels[samples]
+        order = ClassBalanced(some, config.seed)
+    elif data.shuffle == "shards":
+        order = ShardShuffle(_shard_counts(split, samples), config.seed)
+    else:
+        order = Shuffled(len(split) if samples is None else len(samples), config.seed)
+    if samples is not None:
+        order = Subset(samples, order)
+    return order if data.repeats == 1 else Repeated(order, data.repeats)
 
 
 def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
@@ -77,7 +116,16 @@ def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
         yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
 
 
-def _loader(split: Split, config: RunConfig, world: World, *, training: bool) -> TokenLoader:
+def _shard_counts(split: Split, samples: Numbers | None) -> tuple[int, ...]:
+    """How many of these samples, or of all, each shard has."""
+    if samples is None:
+        return split.shard_counts
+    ends = np.searchsorted(samples, np.cumsum(split.shard_counts))
+    return tuple(np.diff(ends, prepend=0).tolist())
+
+
+def _loader(split: Split, config: RunConfig, world: World, order: Order | None) -> TokenLoader:
+    """A loader of full batches in this order, or of the whole split as it stands."""
     return TokenLoader(
         split,
         batch_size=max(1, config.batch_size // world.size),
@@ -86,6 +134,7 @@ def _loader(split: Split, config: RunConfig, world: World, *, training: bool) ->
         world_size=world.size,
         device=world.device,
         residency=config.loop.residency,
-        last="drop" if training else "pad",
-        shuffle="full" if training else "none",
+        last="pad" if order is None else "drop",
+        shuffle="none",
+        sampler=order,
     )

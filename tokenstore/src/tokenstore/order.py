@@ -13,15 +13,62 @@ epoch by the same mixing, so all bits of both matter. It must never change: runs
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
+Numbers = NDArray[np.int64]
 
 _ROUNDS = 12  # with 8, five images still preferred some positions; tests/tokenstore/test_order.py
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the increment of splitmix64
 _WORD = 0xFFFFFFFFFFFFFFFF
+
+
+class Order(Protocol):
+    """What a loader needs to know: how long an epoch is, and what stands at each position of it.
+
+    A pure function: the same epoch and positions give the same samples in every process, for ever.
+    An image may come more than once an epoch, or never, where that is the order's purpose.
+    """
+
+    def __len__(self) -> int:
+        """Positions of an epoch; the same in all epochs."""
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """Sample numbers, int64 [m], at positions of an epoch, int64 [m] in 0..len-1."""
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Every sample of a split once an epoch, truly shuffled, anew each epoch."""
+
+    size: int
+    seed: int
+
+    def __len__(self) -> int:
+        """See `Order`."""
+        return self.size
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """See `Order`."""
+        return Permutation(self.size, self.seed, epoch).at(positions)
+
+
+@dataclass(frozen=True)
+class Unshuffled:
+    """Every sample of a split once an epoch, in the order of the split."""
+
+    size: int
+
+    def __len__(self) -> int:
+        """See `Order`."""
+        return self.size
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """See `Order`."""
+        return positions
 
 
 @dataclass(frozen=True)
@@ -39,25 +86,53 @@ class Permutation:
 
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Image numbers, int64 [m], at these positions of the epoch, int64 [m] in 0..size-1."""
-        keys = _keys(self.seed, self.epoch)
-        bits = max(2, (self.size - 1).bit_length())
-        images = _feistel(positions.astype(np.uint64), bits, keys)
-        outside = np.flatnonzero(images >= self.size)
-        while outside.size:  # at most half of the domain lies outside, so this ends quickly
-            images[outside] = _feistel(images[outside], bits, keys)
-            outside = outside[images[outside] >= self.size]
-        return images.astype(np.int64)
+        seed = np.array([self.seed & _WORD], np.uint64)
+        return permuted(positions, np.array([self.size]), seed, np.array([self.epoch]))
 
 
-def _feistel(numbers: Words, bits: int, keys: Words) -> Words:
-    """A bijection of 0..2^bits-1."""
-    low = np.uint64(bits - bits // 2)
-    left, right = numbers >> low, numbers & _mask(int(low))
+def permuted(numbers: Numbers, sizes: Numbers, seeds: Words, epochs: Numbers) -> Numbers:
+    """Each number under a shuffle of its own, as `Permutation` computes it.
+
+    Args:
+        numbers: int64 [m], each in 0..size-1.
+        sizes: of the shuffles, int64 [m] or [1], at most 2^53.
+        seeds: of the shuffles, uint64 [m] or [1].
+        epochs: of the shuffles, int64 [m] or [1].
+
+    Returns:
+        int64 [m], each in 0..size-1.
+    """
+    keys = np.broadcast_to(_keys(seeds, epochs), (_ROUNDS, len(numbers)))
+    bits = np.broadcast_to(np.maximum(2, np.frexp(sizes - 1.0)[1]).astype(np.uint64), len(numbers))
+    limits = np.broadcast_to(sizes.astype(np.uint64), len(numbers))
+    images = _feistel(numbers.astype(np.uint64), bits, keys)
+    outside = np.flatnonzero(images >= limits)
+    while outside.size:  # at most three quarters of a domain lie outside, so this ends quickly
+        images[outside] = _feistel(images[outside], bits[outside], keys[:, outside])
+        outside = outside[images[outside] >= limits[outside]]
+    return images.astype(np.int64)
+
+
+def mixed(seed: int, *words: Numbers) -> Words:
+    """Seeds of their own for shuffles within a shuffle, uint64 [m], from a seed and int64 [m]."""
+    state = _mix(np.array([seed & _WORD], np.uint64) + np.uint64(_GOLDEN))
+    for word in words:
+        state = _mix(state * np.uint64(_GOLDEN) + word.astype(np.uint64))
+    return state
+
+
+def _feistel(numbers: Words, bits: Words, keys: Words) -> Words:
+    """A bijection of 0..2^bits-1 for each number: bits [m], keys [rounds, m]."""
+    one = np.uint64(1)
+    high = bits >> one
+    low = bits - high
+    low_mask, high_mask = (one << low) - one, (one << high) - one
+    left, right = numbers >> low, numbers & low_mask
     for round_number, key in enumerate(keys):
         if round_number % 2 == 0:
-            left = left ^ (_mix(right + key) & _mask(bits // 2))
+            left = left ^ (_mix(right + key) & high_mask)
         else:
-            right = right ^ (_mix(left + key) & _mask(int(low)))
+            right = right ^ (_mix(left + key) & low_mask)
     return (left << low) | right
 
 
@@ -68,13 +143,8 @@ def _mix(words: Words) -> Words:
     return words ^ (words >> np.uint64(31))
 
 
-def _mask(bits: int) -> np.uint64:
-    return np.uint64((1 << bits) - 1)
-
-
-def _keys(seed: int, epoch: int) -> Words:
-    """Round keys, uint64 [rounds]."""
-    state = np.array([seed & _WORD], dtype=np.uint64)
-    state = _mix(_mix(state + np.uint64(_GOLDEN)) + np.uint64(epoch & _WORD))
+def _keys(seeds: Words, epochs: Numbers) -> Words:
+    """Round keys, uint64 [rounds, m]."""
+    state = _mix(_mix(seeds + np.uint64(_GOLDEN)) + epochs.astype(np.uint64))
     steps = np.arange(1, _ROUNDS + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
-    return _mix(state + steps)
+    return _mix(state + steps[:, None])

@@ -8,7 +8,6 @@ reopen after pickling. Nothing here knows torch; `Store.decode` finds its tokeni
 """
 
 import functools
-import importlib
 import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tokenstore.cache import CACHE_BYTES, Cache, CachedStorage, open_cache
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.errors import Mismatch, OutOfRange, UnknownName, UsageError
 from tokenstore.listed import check_whole, find_codec, load_codec, load_vocabulary
+from tokenstore.maker import load_maker
 from tokenstore.manifest import Manifest, SplitEntry, load_manifest, load_versions
 from tokenstore.shards import Shards
 from tokenstore.storage import Storage, open_storage
@@ -52,16 +53,30 @@ class Batch:
     keys: list[str] | None = None
 
 
-def open_store(place: str | Path) -> "Store":
+def open_store(
+    place: str | Path, *, cache: str | Path | None = None, cache_bytes: int = CACHE_BYTES
+) -> "Store":
     """Open a store by its folder or fsspec URL. Reads the manifest and nothing else.
 
+    In a folder it also looks whether the files are there, in the lengths that the manifest says.
+
+    Args:
+        place: the folder or URL.
+        cache: folder on a disk of this machine in which shards that were read are kept, whole and
+            compared with their hashes, for all processes and stores that name it; it is made where
+            it does not exist. None reads from `place` what is asked for, each time anew.
+        cache_bytes: the cache holds no more; what was used longest ago makes room.
+
     Raises:
+        UsageError: `cache_bytes` is less than the largest file of the store.
+        StoreError: the cache cannot be written, or is a folder with files of somebody else.
         NotAStore: there is no manifest.
         FormatTooNew: the store needs a newer tokenstore, or a codec that is not installed.
         ManifestError: the manifest is damaged.
         CorruptStore: files of a local store are missing or cut; names them.
     """
-    store = Store(open_storage(place))
+    kept = None if cache is None else open_cache(cache, cache_bytes)
+    store = Store(open_storage(place), cache=kept)
     check_whole(store.storage, store.manifest)
     return store
 
@@ -69,22 +84,25 @@ def open_store(place: str | Path) -> "Store":
 class Store(Mapping[str, "Split"]):
     """An open store: a mapping of split names to splits."""
 
-    def __init__(self, storage: Storage, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self, storage: Storage, manifest: Manifest | None = None, cache: Cache | None = None
+    ) -> None:
         """Read the manifest, unless an older one is given; no other file, unlike `open_store`."""
-        self.storage = storage
         self.url = storage.url
-        self.manifest: Manifest = load_manifest(storage) if manifest is None else manifest
+        self.manifest: Manifest = manifest or load_manifest(storage)
+        files, self.cache = self.manifest.files(), cache
+        self.storage = storage if cache is None else CachedStorage(storage, files, cache)
         for table_set in self.manifest.table_sets:
             find_codec(table_set, self.url)
         self.codec = functools.cache(self._load_codec)
-        self.tokenizer = functools.cache(self._load_tokenizer)
+        self.tokenizer = functools.cache(functools.partial(load_maker, self.manifest, self.url))
         self.splits: Mapping[str, Split] = MappingProxyType(
             {name: Split(self, name) for name in _in_order(self.manifest.splits)}
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by place: the copy opens the store again."""
-        return (_reopen, (self.url, self.fingerprint))
+        return (_reopen, (self.url, self.fingerprint, self.cache))
 
     def __repr__(self) -> str:
         """What and how many."""
@@ -140,48 +158,6 @@ class Store(Mapping[str, "Split"]):
         """The codec of one table set; `codec` keeps it."""
         return load_codec(self.storage, self.manifest.table_sets[tables], self.manifest.grid)
 
-    def _load_tokenizer(
-        self,
-        device: str = "cpu",
-        weights: str | None = None,
-        config: str | None = None,
-        precision: str = "fp32",
-    ) -> Any:
-        """The tokenizer that made this store, by its registry name; needs tokenstore[build].
-
-        Args:
-            device: torch device that decodes and encodes.
-            weights: file or URL of its weights; None means the tokenizer's own place.
-            config: file of its architecture, for weights that cannot tell it.
-            precision: arithmetic of its networks.
-
-        Raises:
-            UsageError: nobody knows which it was: the store was imported without its name.
-            UnknownName: no such tokenizer is installed.
-            WeightsError: its weights are missing.
-            Mismatch: weights or settings are not the ones that made the store.
-        """
-        entry = self.manifest.tokenizer
-        # By name, so that reading alone never imports torch.
-        rules = importlib.import_module("tokenstore.preprocess")
-        tokenizers = importlib.import_module("tokenstore.tokenizers")
-        rule = rules.Preprocess.from_json(self.manifest.preprocess)
-        try:
-            tokenizer = tokenizers.load_tokenizer(
-                entry.name,
-                weights,
-                config=config,
-                device=device,
-                precision=precision,
-                preprocess=rule,
-            )
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f"decoding images needs {error.name}; pip install 'tokenstore[build]'"
-            ) from error
-        tokenizer.check_made(f"store '{self.url}'", entry.model_dump())
-        return tokenizer
-
 
 class Split(Sequence[Sample]):
     """The samples of one split, by number."""
@@ -234,6 +210,11 @@ class Split(Sequence[Sample]):
         """Class names by label; None where the split has no labels."""
         return self.store.manifest.classes if "label" in self.columns else None
 
+    @property
+    def shard_counts(self) -> tuple[int, ...]:
+        """Samples of each shard, in the order of the split."""
+        return tuple(shard.count for shard in self.entry.shards)
+
     @functools.cached_property
     def labels(self) -> NDArray[np.int64] | None:
         """Labels of the whole split, int64 [n]; None where it has none."""
@@ -255,6 +236,10 @@ class Split(Sequence[Sample]):
         some = self.shards.find(self.resolve(indices))
         ranks = some.ranks(self._out(some.count, out))
         return Batch(ranks, some.fixed("label"), some.strings("key") if keys else None)
+
+    def labels_of(self, indices: ArrayLike) -> NDArray[np.int64] | None:
+        """Labels of these samples, int64 [n]; None where the split has none."""
+        return self.shards.find(self.resolve(indices)).fixed("label")
 
     def keys(self, indices: ArrayLike) -> list[str] | None:
         """Keys of these samples; None where the split has none."""
@@ -344,13 +329,13 @@ def _in_order(splits: Mapping[str, SplitEntry]) -> list[str]:
     return usual + sorted(set(splits) - set(usual))
 
 
-def _reopen(url: str, fingerprint: str) -> Store:
+def _reopen(url: str, fingerprint: str, cache: Cache | None) -> Store:
     """Open a pickled store again, at the version that it had if there are later ones now."""
     storage = open_storage(url)
     newest = load_manifest(storage)
     for manifest in load_versions(storage, newest):
         if manifest.hash == fingerprint:
-            return Store(storage, manifest)
+            return Store(storage, manifest, cache)
     raise Mismatch(
         f"'{url}' has changed since it was pickled: its fingerprint is {newest.hash}, "
         f"expected {fingerprint}. Open it again."

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import mmap
 import os
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -80,6 +81,10 @@ class Storage(ABC):
         """One range of bytes of a file; raises as `fetch` does."""
         fetched = self.fetch(name, np.array([start]), np.array([end]))
         return fetched.content[int(fetched.starts[0]) : int(fetched.ends[0])].tobytes()
+
+    @abstractmethod
+    def download(self, name: str, file: Path) -> None:
+        """Copy the whole file to a local one. Raises FileNotFoundError where there is none."""
 
     @abstractmethod
     def create(self, name: str, content: bytes) -> None:
@@ -156,9 +161,12 @@ class LocalStorage(Storage):
     def fetch(self, name: str, starts: Offsets, ends: Offsets) -> Fetched:
         """See `Storage.fetch`: the ranges stay where they are in the mapped file."""
         content = self._map(name)
-        if ends.max(initial=0) > len(content):
-            raise _too_short(f"{self.url}/{name}", int(ends.max()))
+        refuse_beyond(content, ends, f"{self.url}/{name}")
         return Fetched(content, starts, ends)
+
+    def download(self, name: str, file: Path) -> None:
+        """See `Storage.download`."""
+        shutil.copyfile(self._folder / name, file)
 
     def part(self, name: str, start: int, end: int) -> bytes:
         """See `Storage.part`; without arrays, since single images are read through it."""
@@ -225,9 +233,7 @@ class LocalStorage(Storage):
 
     def _open_map(self, name: str) -> Bytes:
         with (self._folder / name).open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return np.empty(0, np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            return mapped(file)
 
     def _write_partial(self, name: str, content: bytes) -> Path:
         partial = self._partial(name)
@@ -295,6 +301,10 @@ class RemoteStorage(Storage):
         shift[order] = moved[np.cumsum(begins) - 1]
         return Fetched(np.frombuffer(b"".join(parts), np.uint8), starts + shift, ends + shift)
 
+    def download(self, name: str, file: Path) -> None:
+        """See `Storage.download`."""
+        self._fs.get_file(self._path(name), str(file))
+
     def create(self, name: str, content: bytes) -> None:
         """See `Storage.create`."""
         self._fs.makedirs(self._parent(name), exist_ok=True)
@@ -323,6 +333,19 @@ class RemoteStorage(Storage):
 
     def _parent(self, name: str) -> str:
         return self._path(name).rpartition("/")[0]
+
+
+def mapped(file: BinaryIO) -> Bytes:
+    """The content of an open file, not to be written to; it stays when the file is deleted."""
+    if os.fstat(file.fileno()).st_size == 0:
+        return np.empty(0, np.uint8)
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def refuse_beyond(content: Bytes, ends: Offsets, where: str) -> None:
+    """Refuse ranges that end behind the content of a file."""
+    if ends.max(initial=0) > len(content):
+        raise _too_short(where, int(ends.max()))
 
 
 def _too_short(where: str, end: int) -> CorruptStore:

@@ -1,0 +1,170 @@
+"""Reading ahead: batches in order from threads, never more bytes waiting than asked.
+
+Batches are read several at a time, since a call costs as much as a few records, and neighbours in
+a remote file become one request. The threads spend their time in kernels that release the GIL.
+Serves the residencies `stream` and `ram`, which differ in what reads, and fills devices. What comes
+when, and where it goes, is for `loader` and `placing`.
+"""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenstore.codecs.base import Ranks
+from tokenstore.errors import CorruptRecord
+from tokenstore.placing import LoaderBatch, Place, Rows
+from tokenstore.reader import Batch, Indices
+
+Wanted = tuple[Indices, NDArray[np.bool_]]  # sample numbers [B] of a batch, and which are valid
+Damage = tuple[int, CorruptRecord]
+OnDamage = Callable[[int, CorruptRecord], None]
+Batches = Generator[LoaderBatch, None, None]
+
+THREADS = min(
+    4, os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count() or 1
+)
+_TOGETHER = 1024  # rows read by one call: beyond that a call's own cost is below 2%
+_CALLS = 4 * THREADS  # calls ahead: enough to hide a slow one
+_BESIDE_RANKS = 17  # bytes a row of label, index and validity
+
+
+class Reads(Protocol):
+    """What gives rows: a split, or its records in memory."""
+
+    def read(self, indices: Indices, *, keys: bool = False, out: Ranks | None = None) -> Batch:
+        """See `Split.read`."""
+
+    def labels_of(self, indices: Indices) -> Indices | None:
+        """See `Split.labels_of`."""
+
+    def keys(self, indices: Indices) -> list[str] | None:
+        """See `Split.keys`."""
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """How to read ahead.
+
+    Attributes:
+        batch_size: rows of a batch.
+        grid: shape of an image's ranks.
+        limit: bytes that may be read or wait; one batch is always allowed.
+        keys: whether to read keys.
+        skip: whether damaged records become invalid rows instead of errors.
+    """
+
+    batch_size: int
+    grid: tuple[int, ...]
+    limit: int
+    keys: bool = False
+    skip: bool = False
+
+    @property
+    def batches(self) -> int:
+        """Batches that may be read or wait."""
+        row = 2 * int(np.prod(self.grid)) + _BESIDE_RANKS
+        return max(1, self.limit // (row * self.batch_size))
+
+    @property
+    def together(self) -> int:
+        """Batches read by one call."""
+        return max(1, min(_TOGETHER // self.batch_size, self.batches // (2 * THREADS)))
+
+    @property
+    def calls(self) -> int:
+        """Calls that may be under way or wait for the consumer."""
+        return min(self.batches // self.together, _CALLS)
+
+
+def read_ahead(
+    source: Reads, place: Place, ahead: Ahead, wanted: Iterable[Wanted], on_damage: OnDamage
+) -> Batches:
+    """The wanted batches in order, at their place.
+
+    Args:
+        source: what is read.
+        place: where the batches are to be.
+        ahead: how far and how.
+        wanted: rows of each batch.
+        on_damage: called in this thread with number and error of each record that is skipped.
+    """
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenstore-read")
+    pending: deque[Future[_Sent]] = deque()
+    allowed = min(THREADS, ahead.calls)  # grows, so that the first batch waits for no other
+    try:
+        for some in _together(wanted, ahead.together):
+            pending.append(pool.submit(_read, source, place, ahead, some))
+            if len(pending) >= allowed:
+                yield from _received(pending.popleft().result(), place, ahead, on_damage)
+                allowed = min(allowed + 1, ahead.calls)
+        while pending:
+            yield from _received(pending.popleft().result(), place, ahead, on_damage)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    rows: Any
+    count: int
+    damaged: list[Damage]
+
+
+def _together(wanted: Iterable[Wanted], many: int) -> Iterator[list[Wanted]]:
+    """The first batch alone, since somebody waits for it, then `many` at a time."""
+    remaining = iter(wanted)
+    yield from ([first] for first in itertools.islice(remaining, 1))
+    while some := list(itertools.islice(remaining, many)):
+        yield some
+
+
+def _read(source: Reads, place: Place, ahead: Ahead, some: list[Wanted]) -> _Sent:
+    index = np.concatenate([numbers for numbers, _ in some])
+    valid = np.concatenate([valid for _, valid in some])
+    out = place.buffer((len(index), *ahead.grid))
+    damaged: list[Damage] = []
+    try:
+        batch = source.read(index, keys=ahead.keys, out=out)
+    except CorruptRecord:
+        if not ahead.skip:
+            raise
+        damaged = _read_sound(source, index, valid, out)
+        keys = source.keys(index) if ahead.keys else None
+        batch = Batch(out, source.labels_of(index), keys)
+    rows = Rows(out, batch.labels, valid, index, batch.keys)
+    return _Sent(place.send(rows), len(index), damaged)
+
+
+def _read_sound(
+    source: Reads, index: Indices, valid: NDArray[np.bool_], out: Ranks
+) -> list[Damage]:
+    """Read ranks; rows of damaged records become zeros and invalid. Halving finds them."""
+    try:
+        source.read(index, out=out)
+    except CorruptRecord as error:
+        if len(index) > 1:
+            half = len(index) // 2
+            parts = (slice(None, half), slice(half, None))
+            found = [_read_sound(source, index[p], valid[p], out[p]) for p in parts]
+            return found[0] + found[1]
+        out[:], was_valid = 0, bool(valid[0])
+        valid[:] = False
+        return [(int(index[0]), error)] if was_valid else []
+    return []
+
+
+def _received(
+    sent: _Sent, place: Place, ahead: Ahead, on_damage: OnDamage
+) -> Iterator[LoaderBatch]:
+    for number, error in sent.damaged:
+        on_damage(number, error)
+    rows = place.receive(sent.rows)
+    for start in range(0, sent.count, ahead.batch_size):
+        yield rows.batch(start, start + ahead.batch_size)
