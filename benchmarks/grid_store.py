@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tokenstore import registry
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.manifest import (
-    BLOCK,
     Manifest,
     OrderEntry,
     SourceEntry,
@@ -40,10 +39,7 @@ def write_grids(
 ) -> None:
     """Write ranks [n, h, w], 0 the commonest, and labels as the split `train` of a new store."""
     storage, classes = open_storage(folder), int(labels.max()) + 1
-    counts = np.zeros(int(grids.max()) + 1, np.int64)
-    for first in range(0, len(grids), BLOCK):  # all at once would be widened to 8 bytes an id
-        counts += np.bincount(grids[first : first + BLOCK].ravel(), minlength=len(counts))
-    vocabulary = Vocabulary.from_counts({"train": counts})
+    vocabulary = Vocabulary.from_counts({"train": np.bincount(grids.ravel())})
     ranks, shape = vocabulary.to_ranks(grids), grids.shape[1:]
     spec = CodecSpec(len(vocabulary), shape)
     sample = ranks[:: -(-len(ranks) // SAMPLE)]
