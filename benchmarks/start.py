@@ -3,10 +3,10 @@
     python -m benchmarks.start                                   # prints a table
     python -m benchmarks.start --save benchmarks/results/X.md    # keeps it
 
-The store has a million small grids, since what a start costs grows with images and shards, not with
-tokens. Each start is that of a new `tokenstore.open` in a process that has loaded a batch of another
-store before: imports and compiled kernels are there. Files are warm in the page cache, residency is
-`stream`, which fills nothing. Processor time is told beside the wall clock's.
+The store has a million small grids, since what a start costs grows with images and shards, not
+with tokens. Each start is that of a new `tokenstore.open` in a process that has loaded a batch of
+another store before: imports and compiled kernels are there. Files are warm in the page cache,
+residency is `stream`, which fills nothing. Processor time is told beside the wall clock's.
 """
 
 import os
