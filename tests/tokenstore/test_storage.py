@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_no_part_of_a_new_file(tmp_path, monkeypatch):
         file.write(content[:1])
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(module, "_write_through", full)
+    monkeypatch.setattr(module, "write_through", full)
     storage = open_storage(tmp_path)
     with pytest.raises(OSError, match="full"):
         storage.create_new("a", b"first")

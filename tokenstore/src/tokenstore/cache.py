@@ -25,9 +25,10 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from tokenstore.disk import mapped
 from tokenstore.entries import FileEntry
 from tokenstore.errors import CorruptStore, StoreError, TokenstoreError, UsageError
-from tokenstore.storage import Bytes, Fetched, LocalStorage, Offsets, Storage, mapped, refuse_beyond
+from tokenstore.storage import Bytes, Fetched, LocalStorage, Offsets, Storage, refuse_beyond
 
 CACHE_BYTES = 20 * 10**9  # of a cache whose size nobody has said
 MARKER = "tokenstore-cache.json"

@@ -8,7 +8,6 @@ flushed to the disk, folder entry included. This module knows nothing of what th
 
 import contextlib
 import functools
-import mmap
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenstore.disk import flush_folder, mapped, write_through
 from tokenstore.errors import CorruptStore, StoreError
 
 Bytes = NDArray[np.uint8]
@@ -189,10 +189,10 @@ class LocalStorage(Storage):
             raise
         except OSError:  # a file system without hard links
             with path.open("xb") as file:
-                _write_through(file, content)
+                write_through(file, content)
         finally:
             partial.unlink()
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
     def take(self, other: Storage, name: str) -> None:
         """See `Storage.take`; a link, so that nothing half-written is ever here."""
@@ -206,7 +206,7 @@ class LocalStorage(Storage):
             except OSError:  # another file system, or one without hard links
                 super().take(other, name)
                 return
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
             source.unlink()
         else:
             super().take(other, name)
@@ -225,7 +225,7 @@ class LocalStorage(Storage):
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _flush_folder(partial.parent)
+        flush_folder(partial.parent)
 
     def remove(self, name: str) -> None:
         """See `Storage.remove`."""
@@ -239,7 +239,7 @@ class LocalStorage(Storage):
         partial = self._partial(name)
         try:
             with partial.open("wb") as file:
-                _write_through(file, content)
+                write_through(file, content)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -335,13 +335,6 @@ class RemoteStorage(Storage):
         return self._path(name).rpartition("/")[0]
 
 
-def mapped(file: BinaryIO) -> Bytes:
-    """The content of an open file, not to be written to; it stays when the file is deleted."""
-    if os.fstat(file.fileno()).st_size == 0:
-        return np.empty(0, np.uint8)
-    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-
-
 def refuse_beyond(content: Bytes, ends: Offsets, where: str) -> None:
     """Refuse ranges that end behind the content of a file."""
     if ends.max(initial=0) > len(content):
@@ -350,18 +343,3 @@ def refuse_beyond(content: Bytes, ends: Offsets, where: str) -> None:
 
 def _too_short(where: str, end: int) -> CorruptStore:
     return CorruptStore(f"{where} ends before byte {end}; it was cut short")
-
-
-def _write_through(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a new name survive a power cut, not only the bytes under it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
