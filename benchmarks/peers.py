@@ -29,10 +29,10 @@ from typing import NamedTuple
 
 import click
 import numpy as np
-from benchmarks.peer_libraries import formats
 
 import tokenstore
 from benchmarks.peer_formats import BATCH, Format, Grids, Labels, Reader
+from benchmarks.peer_libraries import formats
 
 CLASSES = 1000
 SECONDS = 0.5  # of each rate in each turn

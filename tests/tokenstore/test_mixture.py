@@ -157,14 +157,8 @@ def test_a_mixture_of_nothing_is_refused():
         MixedSplit([])
 
 
-def test_the_memory_of_one_store_is_not_offered_to_a_mixture(stores):
-    mixed = MixedSplit([stores["a"]["train"], stores["b"]["train"]])
-    with pytest.raises(UsageError, match="one store"):
-        next(iter(TokenLoader(mixed, batch_size=8, residency="ram")))
-
-
 @pytest.mark.parametrize(
-    ("device", "residency"), [(None, "auto"), ("cpu", "stream"), ("cpu", "device")]
+    ("device", "residency"), [(None, "auto"), ("cpu", "stream"), (None, "ram"), ("cpu", "device")]
 )
 def test_a_loader_takes_a_mixture(stores, device, residency):
     mixed = MixedSplit([stores["a"]["train"], stores["b"]["train"]])

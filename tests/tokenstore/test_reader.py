@@ -219,7 +219,7 @@ def test_a_codec_that_is_not_here_is_named(tmp_path):
         tokenstore.storage.open_storage(tmp_path / "b"),
         store.manifest.model_copy(update={"table_sets": sets}),
     )
-    with pytest.raises(FormatTooNew, match=r"codec 'quantum', this tokenstore has gzip, zstd"):
+    with pytest.raises(FormatTooNew, match=r"codec 'quantum', this tokenstore has .*zstd"):
         tokenstore.open(tmp_path / "b")
 
 

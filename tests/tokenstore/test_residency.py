@@ -16,6 +16,7 @@ from tokenstore import residency as residencies
 from tokenstore.errors import CorruptRecord, CorruptStore, UsageError
 from tokenstore.in_memory import RecordsInMemory, bytes_in_memory
 from tokenstore.loader import TokenLoader
+from tokenstore.mixture import MixedSplit
 from tokenstore.order import Shuffled
 from tokenstore.placing import OnCpu, packed, place_for, widened
 from tokenstore.reader import open_store
@@ -245,3 +246,28 @@ def test_batches_on_a_gpu_are_those_of_the_reader(small, residency):
 @needs_gpu
 def test_ranks_are_read_into_pinned_memory():
     assert torch.from_numpy(place_for("cuda").buffer((2, 4, 4)).view(np.int16)).is_pinned()
+
+
+@pytest.mark.parametrize("residency", ["stream", "ram", "device"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_mixture_of_stores_is_loaded_from_everywhere(tmp_path, residency, on_error):
+    parts = [
+        write_toy_store(tmp_path / f"{seed}", ToyStore({"train": 20}, seed=seed))["train"]
+        for seed in (1, 2)
+    ]
+    if on_error == "skip":
+        damage(parts[1].store, 3)
+    mixed = MixedSplit([open_store(part.store.url)["train"] for part in parts])
+    loader = TokenLoader(
+        mixed, batch_size=8, device="cpu", residency=residency, on_error=on_error, keys=True
+    )
+    seen = []
+    for batch in loader:
+        valid = batch.valid.numpy()
+        rows = batch.index.numpy()[valid]
+        expected = mixed.read(rows, keys=True)
+        assert np.array_equal(batch.ranks.numpy()[valid], expected.ranks)
+        assert np.array_equal(batch.labels.numpy()[valid], expected.labels)
+        seen += rows.tolist()
+    assert sorted(seen) == [i for i in range(40) if on_error == "raise" or i != 23]
+    assert len(loader.skipped) == (on_error == "skip")

@@ -83,12 +83,10 @@ class TokenLoader:
             device: torch device of the batches; None gives numpy arrays and loads no torch.
             residency: `stream`, `ram`, `device` or `auto`; see `tokenstore.residency`.
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
-            shuffle: `full` shuffles the whole split anew each epoch, `shards` a few shards at a
-                time (for remote stores, see `shard_shuffle`), `none` keeps the split's order.
+            shuffle: the whole split each epoch, a few `shards` at a time, or `none`.
             sampler: another order, which says how long an epoch is, instead of `shuffle`.
             keys: whether batches carry the samples' keys.
-            on_error: a damaged record ends the loop (`raise`), or becomes an invalid row, logged
-                and counted in `skipped` (`skip`).
+            on_error: whether damaged records `raise`, or become invalid rows in `skipped`.
             prefetch_bytes: how much may be read before it is asked for; at least one batch is.
 
         Raises:
@@ -101,11 +99,10 @@ class TokenLoader:
         self.on_error, self.prefetch_bytes = on_error, prefetch_bytes
         self.epoch, self.position = 0, 0  # of the next batch; position counts images
         self.skipped: dict[str, int] = {}
-        self._refuse_nonsense()
         self.order = self._whole_split() if sampler is None else sampler
         self._worker: Worker | None = None  # whose position this is, inside a DataLoader
         self._feed: Feed | None = None
-        self._refuse_too_small()
+        self._refuse_nonsense()
         if device is not None or "torch" in sys.modules:
             _tell_torch()
 
@@ -174,8 +171,6 @@ class TokenLoader:
             raise UsageError("residency 'device' needs a device, got None: pass device='cpu', say")
         if self.prefetch_bytes < 0:
             raise UsageError(f"prefetch_bytes is {self.prefetch_bytes}: give 0 or more")
-
-    def _refuse_too_small(self) -> None:
         if self.last == "drop" and len(self.order) < self.global_batch:
             raise UsageError(
                 f"split '{self.split.name}' has {len(self.order)} images, fewer than one full "

@@ -7,10 +7,12 @@ Ranks mean codes only together with a vocabulary, so the stores must share one, 
 must be beginnings of the longest. Anything else is refused; nothing is renamed in passing.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -189,6 +191,12 @@ class MixedSplit:
             labels[rows] = 0 if batch.labels is None else batch.labels
             names = _placed(names, rows, batch.keys)
         return Batch(ranks, None if self.classes is None else labels, names)
+
+    def read_by(self, readers: Sequence[Any]) -> "MixedSplit":
+        """The same samples, read by others than the splits: `RecordsInMemory` of each, say."""
+        other = copy.copy(self)
+        other.splits = tuple(readers)
+        return other
 
     def labels_of(self, indices: ArrayLike) -> Numbers | None:
         """See `Split.labels_of`; None where the splits' classes differ."""

@@ -12,14 +12,13 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from tokenstore.errors import UsageError
 from tokenstore.in_memory import RecordsInMemory, bytes_in_memory
 from tokenstore.mixture import AnySplit, MixedSplit
 from tokenstore.placing import place_for
+from tokenstore.reader import Split
 from tokenstore.resident import Resident, bytes_resident
 from tokenstore.shared_memory import memory_left
-from tokenstore.storage import LocalStorage
-from tokenstore.stream import Ahead, Batches, OnDamage, Wanted, read_ahead
+from tokenstore.stream import Ahead, Batches, OnDamage, Reads, Wanted, read_ahead
 
 Residency = Literal["auto", "stream", "ram", "device"]
 Feed = Callable[[Iterable[Wanted], OnDamage], Batches]
@@ -40,11 +39,9 @@ def choose(split: AnySplit, device: Any) -> Residency:
         where = f"{free / 1e9:.1f} GB of memory on device {device}"
         if needed < _COMFORT * free:
             return _said(split, "device", f"{needed / 1e6:.1f} MB of ranks, {where}")
-    if isinstance(split, MixedSplit):
-        return _said(split, "stream", f"a mixture of stores{_too_large(split, device)}")
-    if isinstance(split.store.storage, LocalStorage):
+    if all(part.store.storage.at_hand for part in _parts(split)):
         return _said(split, "stream", f"a local store{_too_large(split, device)}")
-    needed, free = bytes_in_memory(split), memory_left()
+    needed, free = sum(map(bytes_in_memory, _parts(split))), memory_left()
     found = f"{needed / 1e6:.1f} MB of records, {free / 1e9:.1f} GB of memory"
     return _said(split, "ram" if needed < _COMFORT * free else "stream", found)
 
@@ -53,24 +50,15 @@ def feed_of(residency: Residency, split: AnySplit, device: Any, ahead: Ahead) ->
     """What gives batches under a residency other than `auto`; fills what is to be filled.
 
     Raises:
-        UsageError: the records do not fit into memory, or are those of several stores.
+        UsageError: the records do not fit into memory.
         CorruptStore: something that is read now is missing or damaged.
     """
     if residency == "device":
         resident = Resident(split, device, skip=ahead.skip)
         return lambda wanted, on_damage: resident.batches(wanted, ahead.keys, on_damage)
-    source = _records(split) if residency == "ram" else split
+    source = _in_memory(split) if residency == "ram" else split
     place = place_for(device)
     return lambda wanted, on_damage: read_ahead(source, place, ahead, wanted, on_damage)
-
-
-def _records(split: AnySplit) -> RecordsInMemory:
-    if isinstance(split, MixedSplit):
-        raise UsageError(
-            "residency 'ram' keeps the records of one store; read a mixture with 'stream' or "
-            "'device'"
-        )
-    return RecordsInMemory(split)
 
 
 def device_memory(device: Any) -> int:
@@ -80,6 +68,16 @@ def device_memory(device: Any) -> int:
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return memory_left()
+
+
+def _parts(split: AnySplit) -> tuple[Split, ...]:
+    return split.splits if isinstance(split, MixedSplit) else (split,)
+
+
+def _in_memory(split: AnySplit) -> Reads:
+    if isinstance(split, MixedSplit):
+        return split.read_by([RecordsInMemory(part) for part in split.splits])
+    return RecordsInMemory(split)
 
 
 def _too_large(split: AnySplit, device: Any) -> str:

@@ -95,15 +95,21 @@ def read_ahead(
         wanted: rows of each batch.
         on_damage: called in this thread with number and error of each record that is skipped.
     """
+    calls = _together(wanted, ahead.together)
+    first = next(calls, None)
+    if first is None:
+        return
+    ready = _read(source, place, ahead, first)  # here, since somebody waits: no thread is sooner
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenstore-read")
     pending: deque[Future[_Sent]] = deque()
-    allowed = min(THREADS, ahead.calls)  # grows, so that the first batch waits for no other
+    allowed = 1  # grows, so that the first batches are not kept waiting by later ones
     try:
-        for some in _together(wanted, ahead.together):
+        for some in calls:
             pending.append(pool.submit(_read, source, place, ahead, some))
             if len(pending) >= allowed:
-                yield from _received(pending.popleft().result(), place, ahead, on_damage)
-                allowed = min(allowed + 1, ahead.calls)
+                yield from _received(ready, place, ahead, on_damage)
+                ready, allowed = pending.popleft().result(), min(allowed + 1, ahead.calls)
+        yield from _received(ready, place, ahead, on_damage)
         while pending:
             yield from _received(pending.popleft().result(), place, ahead, on_damage)
     finally:
