@@ -1,6 +1,6 @@
 """How well a pocket tokenizer reproduces a folder of photos, and how fast it encodes them.
 
-    python benchmarks/pocket_quality.py IMAGES [--weights FILE] [--size 256] [--threads 2]
+    python -m benchmarks.pocket_quality IMAGES [--weights FILE] [--size 256] [--threads 2]
 
 Each photo is brought to SIZE x SIZE by `center-crop`, encoded and decoded in fp32. PSNR is that of
 the rounded uint8 pictures, averaged over photos. The rate is of `encode` alone, the fastest of

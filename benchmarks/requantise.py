@@ -1,6 +1,6 @@
 """Which metric brings resampled vectors back to the ids that the tokenizer itself would give?
 
-    python benchmarks/requantise.py IMAGES [--tokenizer pocket] [--size 128] [--count 100]
+    python -m benchmarks.requantise IMAGES [--tokenizer pocket] [--size 128] [--count 100]
 
 The truth is the photo, cropped and resized as pixels and then tokenized. Beside it stand the crop
 of the embedded grid with the nearest code by cosine and by Euclidean distance, and the naive way,
