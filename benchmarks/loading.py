@@ -3,13 +3,14 @@
     python -m benchmarks.loading TOKENS.npy                                        # prints tables
     python -m benchmarks.loading TOKENS.npy --save benchmarks/results/loading.md   # keeps them
 
-TOKENS is an array of ids [n, h, w] or a store. Everybody gives the same images in batches of 256 in
-random order: int64 tensors in memory, ours also uint16 numpy arrays, as named. A turn is an epoch
-of each, one after the other; told are medians of the turns. A rate counts from the first batch on,
-so that no start of worker processes is in it; processor time is that of the whole epoch and of all
-processes. SeiT's reader is told twice: its ids alone, and one-hot
-floats, which is what the published one gives to the GPU. What others shuffle less than fully, they shuffle as their documentation does. Peers that
-are not installed are named and left out: `pip install --group peers`.
+TOKENS is an array of ids [n, h, w] or a store. Everybody gives the same images in batches of 256
+in random order: int64 tensors in memory, ours also uint16 numpy arrays, as named. A turn is an
+epoch of each, one after the other; told are medians of the turns. A rate counts from the first
+batch on, so that no start of worker processes is in it; processor time is that of the whole epoch
+and of all processes. SeiT's reader is told twice: its ids alone, and one-hot floats, which is what
+the published one gives to the GPU. What others shuffle less than fully, they shuffle as their
+documentation does. Peers that are not installed are named and left out: `pip install --group
+peers`.
 """
 
 import gc
