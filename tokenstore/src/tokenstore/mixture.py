@@ -46,9 +46,9 @@ def tempered(sizes: Sequence[int], temperature: float) -> tuple[float, ...]:
 class Mixture:
     """Draws from several splits in proportion to their weights, exactly.
 
-    Of the first p positions since epoch 0, whatever p, each split has its share of them to within
-    one run of `run` positions, and of any whole number of runs to within one image. Where in a run
-    which split comes is random. Each split is gone through in shuffled passes of its own: all of
+    After any number of whole runs of `run` positions since epoch 0, each split has had its share of
+    them to within one image, and at any moment to within a run. Where in a run which split comes
+    is random. Each split is gone through in shuffled passes of its own: all of
     its images once before any comes again, however the epochs of the mixture fall.
 
     Attributes:
