@@ -471,7 +471,7 @@ def test_an_unreadable_folder_is_refused(corpus: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "texts"),
     [
-        (["--codec", "zsdt"], ["unknown codec 'zsdt'", "Known: "]),
+        (["--codec", "zsdt"], ["unknown codec 'zsdt'", "Known: context, gzip, rans, zstd"]),
         (["--source", "floppy"], ["unknown source 'floppy'", "image-folder"]),
         (["--image-size", "big"], ["--image-size 'big'"]),
         (["--preprocess", "stretch"], ["not one of", "center-crop"]),
