@@ -73,7 +73,7 @@ def open_store(
         NotAStore: there is no manifest.
         FormatTooNew: the store needs a newer tokenstore, or a codec that is not installed.
         ManifestError: the manifest is damaged.
-        CorruptStore: files are missing or cut; names them.
+        CorruptStore: files of a local store are missing or cut; names them.
     """
     kept = None if cache is None else open_cache(cache, cache_bytes)
     store = Store(open_storage(place), cache=kept)
@@ -122,10 +122,6 @@ class Store(Mapping[str, "Split"]):
     def __len__(self) -> int:
         """How many splits."""
         return len(self.splits)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether there is a split of this name."""
-        return name in self.splits
 
     @property
     def fingerprint(self) -> str:
@@ -296,21 +292,17 @@ class Split(Sequence[Sample]):
 
     def _samples(self, numbers: Indices) -> list[Sample]:
         found = self.shards.find(numbers)
-        ranks = found.ranks(self._out(found.count, None))
         meta = found.strings("meta")
-        values: dict[str, Any] = {
-            "key": found.strings("key"),
-            "ranks": ranks,
-            "label": _plain(found.fixed("label")),
-            "mask": found.masks(),
-            "meta": None if meta is None else [json.loads(line) for line in meta],
-            "view": _plain(found.fixed("view")),
-        }
-        there = {name: column for name, column in values.items() if column is not None}
-        return [
-            Sample(**{"key": None, **{name: column[i] for name, column in there.items()}})
-            for i in range(found.count)
+        columns: list[Any] = [
+            found.strings("key"),
+            found.ranks(self._out(found.count, None)),
+            _plain(found.fixed("label")),
+            found.masks(),
+            None if meta is None else [json.loads(line) for line in meta],
+            _plain(found.fixed("view")),
         ]
+        filled = ([None] * found.count if column is None else column for column in columns)
+        return [Sample(*values) for values in zip(*filled, strict=True)]
 
     def _out(self, count: int, out: Ranks | None) -> Ranks:
         shape = (count, *self.store.manifest.grid)
