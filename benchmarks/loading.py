@@ -3,12 +3,14 @@
     python -m benchmarks.loading TOKENS.npy                                        # prints tables
     python -m benchmarks.loading TOKENS.npy --save benchmarks/results/loading.md   # keeps them
 
-TOKENS is an array of ids [n, h, w] or a store. Everybody gives the same images in batches of 256 in
-random order: int64 tensors in memory, ours also uint16 numpy arrays, as named. A turn is an epoch
-of each, one after the other; told are medians of the turns. A rate counts from the first batch on,
-so that no start of worker processes is in it; processor time is that of the whole epoch and of all
-processes. What others shuffle less than fully, they shuffle as their documentation does. Peers that
-are not installed are named and left out: `pip install --group peers`.
+TOKENS is an array of ids [n, h, w] or a store. Everybody gives the same images in batches of 256
+in random order: int64 tensors in memory, ours also uint16 numpy arrays, as named. A turn is an
+epoch of each, one after the other; told are medians of the turns. A rate counts from the first
+batch on, so that no start of worker processes is in it; processor time is that of the whole epoch
+and of all processes. SeiT's reader is told twice: its ids alone, and one-hot floats, which is what
+the published one gives to the GPU. What others shuffle less than fully, they shuffle as their
+documentation does. Peers that are not installed are named and left out: `pip install --group
+peers`.
 """
 
 import gc
@@ -54,17 +56,19 @@ class Epoch(NamedTuple):
 
 
 class Items(Dataset[Any]):
-    """A reader as a dataset of single images, for torch's DataLoader."""
+    """A reader as a dataset of single images, for torch's DataLoader; with codes, one-hot."""
 
-    def __init__(self, reader: Reader, labels: Any) -> None:
-        self._reader, self._labels = reader, labels
+    def __init__(self, reader: Reader, labels: Any, codes: int | None) -> None:
+        self._reader, self._labels, self._codes = reader, labels, codes
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, image: int) -> tuple[torch.Tensor, int]:
-        grid = self._reader.one(image).astype(np.int64)
-        return torch.from_numpy(grid), int(self._labels[image])
+        grid = torch.from_numpy(self._reader.one(image).astype(np.int64))
+        if self._codes is not None:
+            grid = nn.functional.one_hot(grid, self._codes).permute(2, 0, 1).float()
+        return grid, int(self._labels[image])
 
 
 def ours(folder: Path, residency: str, device: str | None) -> Batches:
@@ -79,11 +83,12 @@ def ours(folder: Path, residency: str, device: str | None) -> Batches:
     return epoch
 
 
-def in_dataloader(reader: Reader, corpus: Corpus) -> Batches:
+def in_dataloader(reader: Reader, corpus: Corpus, *, one_hot: bool = False) -> Batches:
     """Single images through torch's DataLoader, shuffled by it."""
+    codes = int(corpus.grids.max()) + 1 if one_hot else None
 
     def epoch() -> Iterator[int]:
-        items = Items(reader, corpus.labels)
+        items = Items(reader, corpus.labels, codes)
         for grids, _ in DataLoader(items, BATCH, shuffle=True, num_workers=WORKERS):
             yield len(grids)
 
@@ -133,6 +138,10 @@ def contenders(corpus: Corpus, folder: Path, codecs: list[str]) -> dict[str, Bat
         "litdata zstd": (LitData("zstd"), lambda made, at: by_litdata(at)),
         "WebDataset": (WebDataset(), lambda made, at: by_webdataset(at)),
         SEIT: (SeiT(), lambda made, at: in_dataloader(made.open(at), corpus)),
+        f"{SEIT}, one-hot": (
+            SeiT(),
+            lambda made, at: in_dataloader(made.open(at), corpus, one_hot=True),
+        ),
     }
     for name, (made, batches) in others.items():
         if not made.there():
