@@ -12,6 +12,7 @@ from tokenstore.registry import names
 
 FACTS = make_facts(side=8)
 RANKS = make_batch(FACTS, 16).ranks
+DRAWS_NOTHING = {"center_crop"}
 NAMES = [name.replace("-", "_") for name in names("seit_train.augment")]
 
 
@@ -25,8 +26,13 @@ class NoLookAtValues(TorchDispatchMode):
 
 
 @pytest.fixture(params=NAMES)
-def augmentation(request) -> Augmentation:
-    return make_augmentation({request.param: {}}, Surroundings((8, 8), FACTS.codebook))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def augmentation(name) -> Augmentation:
+    return make_augmentation({name: {}}, Surroundings((8, 8), FACTS.codebook))
 
 
 def inputs(augmentation: Augmentation) -> list[torch.Tensor]:
@@ -35,14 +41,14 @@ def inputs(augmentation: Augmentation) -> list[torch.Tensor]:
     return {"ranks": [RANKS], "grid": [grids], "any": [RANKS, grids]}[augmentation.space]
 
 
-def test_the_same_seed_gives_the_same_and_another_one_does_not(augmentation):
+def test_the_same_seed_gives_the_same_and_another_one_does_not(augmentation, name):
     for tokens in inputs(augmentation):
         first, again, other = (
             augmentation(View(tokens, torch.eye(16)), seeded(seed)) for seed in (1, 1, 2)
         )
         assert torch.equal(first.tokens, again.tokens)
         assert torch.equal(first.targets, again.targets)
-        assert not torch.equal(first.tokens, other.tokens)
+        assert torch.equal(first.tokens, other.tokens) == (name in DRAWS_NOTHING)
 
 
 def test_what_comes_in_is_left_as_it_was(augmentation):

@@ -151,7 +151,7 @@ def test_metrics_are_the_same_however_the_images_are_divided_and_padded(kind):
     task = make_task(kind)
     model, whole = make_model(task), make_batch(FACTS, 12)
     expected = evaluate(task, model, [whole])
-    parts = [whole.part(0, 5), padded(whole.part(5, 12), 4)]
+    parts = [whole.rows(slice(0, 5)), padded(whole.rows(slice(5, 12)), 4)]
     assert evaluate(task, model, parts) == pytest.approx(expected, abs=1e-6)
     assert evaluate(task, model, parts) == evaluate(task, model, parts)
 
