@@ -283,7 +283,8 @@ class Trainer:
             "loader": self.loader.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        return Checkpoint(self.judged.state_dict(), tensors, state, self.run.origin())
+        origin = self.run.origin() | self.task.origin()
+        return Checkpoint(self.judged.state_dict(), tensors, state, origin)
 
     def resume(self) -> None:
         """Stand where the newest checkpoint was taken.
