@@ -11,7 +11,7 @@ def make_facts(side: int = 8, codes: int = 40, width: int = 6, classes: int = 3)
     codebook = torch.randn(codes, width, generator=seeded(1))
     names = tuple(f"class {number}" for number in range(classes))
     counts = torch.arange(codes, 0, -1)
-    tokenizer = {"name": "toy", "config": {}, "weights": None}
+    tokenizer = {"name": "toy", "config": {"codes": 64, "stride": 8}, "weights": None}
     meaning = Codes(tokenizer, {"rule": "squash", "size": [8 * side] * 2}, torch.arange(codes))
     return StoreFacts(codes, (side, side), codebook, names, counts, meaning)
 

@@ -16,6 +16,7 @@ from tokenstore.registry import names
 FACTS = make_facts(side=8)
 RANKS = make_batch(FACTS, 16).ranks
 DRAWS_NOTHING = {"center_crop"}
+WAITS = {"roundtrip"}  # its tokenizer gives ids on the CPU
 NAMES = [name.replace("-", "_") for name in names("seit_train.augment")]
 
 
@@ -45,7 +46,7 @@ def adapter(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def augmentation(name, adapter) -> Augmentation:
+def augmentation(name, adapter, toy_tokenizer) -> Augmentation:
     options = {"weights": adapter} if name == "token_adapt" else {}
     return make_augmentation({name: options}, FACTS.surroundings)
 
@@ -98,7 +99,9 @@ def test_only_the_generator_is_random(augmentation):
         assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_host_looks_at_no_value(augmentation):
+def test_the_host_looks_at_no_value(augmentation, name):
+    if name in WAITS:
+        pytest.skip("by its nature it waits: the tokenizer is called inside the step")
     for tokens in inputs(augmentation):
         with NoLookAtValues():
             augmentation(View(tokens, torch.eye(16)), seeded(1))

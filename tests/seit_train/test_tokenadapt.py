@@ -180,6 +180,18 @@ def test_training_from_pictures_reports_exact_ids_of_every_kind(trained):
     assert "val_loss" in last and lines[-1]["step"] > 20
 
 
+def test_sheets_show_every_way_beside_the_original(trained):
+    from PIL import Image
+
+    geometry = np.asarray(Image.open(trained / "geometry.png"))
+    colour = np.asarray(Image.open(trained / "colour.png"))
+    assert geometry.shape[1] == 8 + 4 * 136 and colour.shape[1] == 8 + 7 * 136
+    flipped = geometry[8:136, 144:272]  # first row: a flip of the pixels, decoded
+    assert np.array_equal(flipped, geometry[8:136, 8:136][:, ::-1])
+    assert np.array_equal(geometry[8:136, 280:408], flipped)  # flat colours: naive is right
+    assert not np.array_equal(colour[8:136, 552:680], colour[8:136, 8:136])  # a channel shifted
+
+
 def test_a_run_is_used_frozen_and_gives_rows_of_the_codebook(trained):
     adapt = make_augmentation({"token_adapt": {"weights": str(trained), "size": 4}}, around())
     assert not any(p.requires_grad for p in adapt.parameters())
@@ -234,3 +246,28 @@ def test_one_of_another_tokenizer_is_refused_and_so_is_no_token_adapt_at_all(tra
 def test_the_weights_file_says_which_ids_its_logits_are(trained):
     file = next(trained.glob("checkpoints/best/model.safetensors"))
     assert load_file(file)["ids"].tolist() != list(range(len(load_file(file)["ids"])))
+
+
+# -------------------------------------------------------------------------------- roundtrip
+
+
+def test_a_roundtrip_gives_the_ids_of_the_augmented_decoded_picture():
+    facts = make_facts(side=4, codes=64, width=3)
+    ids = torch.randint(64, (20, 4, 4), generator=seeded(1))
+    still = {"p": 0.0, "scale": [1.0, 1.0], "ratio": [1.0, 1.0]}
+    for flip_p, expected in ((0.0, ids), (1.0, ids.flip(-1))):
+        options = {"size": 4, "geometry": {**still, "flip_p": flip_p}}
+        augment = make_augmentation({"roundtrip": options}, facts.surroundings)
+        assert torch.equal(augment(View(ids, None), seeded(2)).tokens, expected)
+    augment = make_augmentation({"roundtrip": {"size": 3}}, facts.surroundings)
+    assert augment(View(ids, None), seeded(2)).tokens.shape == (20, 3, 3)
+
+
+def test_a_roundtrip_with_another_tokenizer_is_refused():
+    facts = make_facts(side=4, codes=64, width=3)
+    other = {**facts.codes.tokenizer, "weights": "abc"}
+    around = Surroundings((4, 4), None, Codes(other, facts.codes.preprocess, facts.codes.ids))
+    with pytest.raises(Mismatch, match="made with toy weights abc"):
+        make_augmentation({"roundtrip": {}}, around)
+    with pytest.raises(TrainingError, match="unknown here"):
+        make_augmentation({"roundtrip": {}}, Surroundings((4, 4), None))

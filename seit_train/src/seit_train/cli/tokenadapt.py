@@ -53,6 +53,7 @@ def command(
     Pictures are tokenized before and after an augmentation, and the model learns to give the
     second ids from the first. Use it in a recipe: augment: [{token_adapt: {weights: RUN}}].
     """
+    from seit_train.evaluate.adapt_sheets import draw_sheets
     from seit_train.launch import TrainRequest, requested_config, train
     from seit_train.pairs import PairRequest, pair_store
 
@@ -60,8 +61,10 @@ def command(
     request = TrainRequest("tokenadapt", str(place), Path(output), recipe, overrides, None, resume)
     requested_config(request)  # a mistake in it is told before the pictures are read
     tokenizer = TokenizerChoice(**choice).load()
-    pair_store(PairRequest(images, views, limit), tokenizer, place)
+    store = pair_store(PairRequest(images, views, limit), tokenizer, place)
     outcome = train(request)
     if outcome.is_first:
+        sheets = draw_sheets(outcome.run.folder, store, tokenizer)
+        click.echo("\n".join(f"drawn  {sheet}" for sheet in sheets))
         next_command = f"seit-train evaluate {output} --store {place}"
         click.echo(training_report(outcome, next_command))
