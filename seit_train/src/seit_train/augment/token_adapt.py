@@ -21,6 +21,7 @@ from seit_train.augment.mixing import draw_masks, draw_partners, draw_shares, mi
 from seit_train.checkpoint import find_weights, load_weights
 from seit_train.config import Settings
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
+from seit_train.precision import autocast, resolve_precision
 from tokenstore.errors import Mismatch, TrainingError
 
 
@@ -67,12 +68,12 @@ class AdaptedGeometry(Augmentation[TokenAdaptOptions]):
         self.register_buffer("ranks", ranks, persistent=False)
 
     def forward(self, view: View, rng: torch.Generator) -> View:
-        """Float32 [B,d,h,w] -> [B,d,*size]; bfloat16 in between on a GPU, as nothing learns."""
+        """Float32 [B,d,h,w] -> [B,d,*size]; in the device's fast precision, as nothing learns."""
         grid, targets = view
-        is_cuda = grid.is_cuda
+        precision = resolve_precision("auto", grid.device)
         warps = draw_warps(len(grid), self.grid, self.options.geometry, rng)
         sides = 2 * self.size[0], 2 * self.size[1]
-        with torch.no_grad(), torch.autocast(grid.device.type, torch.bfloat16, enabled=is_cuda):
+        with torch.no_grad(), autocast(precision, grid.device):
             adapted = warp(self.model.adapt(grid).float(), warps, sides)
             adapted, targets = self._mix(adapted, targets, rng)
             best = (self.model.restore(adapted).float() + self.barred).argmax(dim=-1)

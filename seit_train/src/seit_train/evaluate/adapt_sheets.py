@@ -26,7 +26,7 @@ Pictures = NDArray[np.uint8]  # [n, H, W, 3]
 
 GEOMETRY_SHEET, COLOUR_SHEET = "geometry.png", "colour.png"
 _SHOWN = (1, 2, 4, 6)  # places in KINDS: flip, rotation, shear, all
-_SHIFT = 2.0  # of a single channel, in standard deviations of the codebook
+_SHIFT = 1.0  # of a single channel, in standard deviations of the codebook
 
 
 def draw_sheets(run: Path, store: Store, tokenizer: Tokenizer) -> list[Path]:
@@ -49,7 +49,10 @@ def draw_sheets(run: Path, store: Store, tokenizer: Tokenizer) -> list[Path]:
         (COLOUR_SHEET, sheets.colour(split, firsts)),
     ):
         rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        save_picture(contact_sheet(rows, [list(columns)] * len(rows)), run / name)
+        captions = [list(columns)] * len(rows)
+        if name == GEOMETRY_SHEET:
+            captions = [[f"{text}\n{KINDS[kind]}" for text in columns] for kind in _SHOWN]
+        save_picture(contact_sheet(rows, captions), run / name)
     return [run / GEOMETRY_SHEET, run / COLOUR_SHEET]
 
 
@@ -78,12 +81,11 @@ class _Sheets:
         naive = warp(before[:, None].float(), warps, grid, "nearest")[:, 0].long()
         model = load_token_adapt(str(run), self.around)
         adapted = warp(model.adapt(self.codebook(before)), warps, (2 * grid[0], 2 * grid[1]))
-        kind_names = ", ".join(KINDS[kind] for kind in _SHOWN)
         return {
-            f"original\n{kind_names}": self._decoded(before),
-            "augmented as pixels,\nthen tokenized": self._decoded(after),
-            "ids augmented\nas they are": self._decoded(naive),
-            "by TokenAdapt\n ": self._decoded(model.restore(adapted).argmax(dim=-1)),
+            "original": self._decoded(before),
+            "pixels, tokenized": self._decoded(after),
+            "ids as they are": self._decoded(naive),
+            "TokenAdapt": self._decoded(model.restore(adapted).argmax(dim=-1)),
         }
 
     def colour(self, split: Split, firsts: NDArray[np.int64]) -> dict[str, Pictures]:
@@ -103,7 +105,7 @@ class _Sheets:
             moved = grid.clone()
             moved[:, channel] += _SHIFT * self.codebook.rows[:, channel].std()
             columns[f"channel {channel} shifted"] = self._nearest(moved)
-        columns["ColorAdapt (to the next)"] = self._nearest(adapt(grid, grid.roll(-1, dims=0)))
+        columns["ColorAdapt"] = self._nearest(adapt(grid, grid.roll(-1, dims=0)))
         return columns
 
     def _ranks(self, split: Split, numbers: NDArray[np.int64]) -> Tensor:
