@@ -12,6 +12,7 @@ from seit_train.augment.base import Codes, Surroundings, View
 from seit_train.augment.compose import make_augmentation
 from seit_train.augment.geometry import KINDS, Geometry, draw_warps, pair_warps, warp
 from seit_train.cli.main import main
+from seit_train.launch import train
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
 from seit_train.pairs import PairRequest, pair_store, warp_pictures
 from tests.toy_facts import make_facts, seeded
@@ -215,6 +216,20 @@ def test_mixing_in_the_adapted_space_mixes_the_targets(trained, mixup, cutmix):
     whole = (own * 14 * 14 - (own * 14 * 14).round()).abs() < 1e-4  # a pasted box has an area
     expected = {(0.8, 0.0): (0, 0.4), (0.0, 1.0): (1, 1), (0.8, 1.0): (0.3, 0.9)}[mixup, cutmix]
     assert expected[0] <= whole.double().mean() <= expected[1]
+
+
+@pytest.mark.parametrize("task", ["classify", "mtm"])
+def test_half_of_each_batch_goes_through_it_in_training(trained, request_run, task):
+    half = "{token_adapt: {weights: %s, size: 8}}" % trained  # noqa: UP031 (braces of YAML)
+    rest = "{random_resized_crop: {size: 8}}"
+    frozen = load_file(trained / "checkpoints/best/model.safetensors")
+    words = f"augment=[{{halves: {{first: [{half}], rest: [{rest}]}}}}]"
+    outcome = train(request_run(task, words, folder="used"))
+    assert outcome.steps == 4
+    weights = load_file(outcome.run.last / "model.safetensors")
+    assert not any("adapt" in name for name in weights)
+    again = load_file(trained / "checkpoints/best/model.safetensors")
+    assert all(torch.equal(again[name], frozen[name]) for name in frozen)
 
 
 def test_only_ids_that_the_store_knows_come_out(trained):
