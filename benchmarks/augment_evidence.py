@@ -42,7 +42,8 @@ def top1(store: str, run: Path, entries: Entries, seed: int, settings: tuple[str
     """Train one run, or go on with it, and give the best top-1 on val."""
     augment = f"augment={json.dumps(entries)}"
     words = ["classify", store, "-o", str(run), "--resume", f"seed={seed}", augment, *settings]
-    subprocess.run([sys.executable, "-m", "seit_train", *words], check=True)
+    command = [sys.executable, "-m", "seit_train", *words]
+    subprocess.run(command, check=True, stdout=sys.stderr)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return max(line["val_top1"] for line in lines if "val_top1" in line)
 
