@@ -2,6 +2,7 @@
 
 import torch
 
+from seit_train.augment.base import Codes
 from seit_train.data import TokenBatch
 from seit_train.tasks.base import StoreFacts
 
@@ -10,7 +11,9 @@ def make_facts(side: int = 8, codes: int = 40, width: int = 6, classes: int = 3)
     codebook = torch.randn(codes, width, generator=seeded(1))
     names = tuple(f"class {number}" for number in range(classes))
     counts = torch.arange(codes, 0, -1)
-    return StoreFacts(codes, (side, side), codebook, names, counts)
+    tokenizer = {"name": "toy", "config": {"codes": 64, "stride": 8}, "weights": None}
+    meaning = Codes(tokenizer, {"rule": "squash", "size": [8 * side] * 2}, torch.arange(codes))
+    return StoreFacts(codes, (side, side), codebook, names, counts, meaning)
 
 
 def make_batch(facts: StoreFacts, count: int, seed: int = 2, first: int = 0) -> TokenBatch:

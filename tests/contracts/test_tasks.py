@@ -22,8 +22,10 @@ IDS = {"ids": {"width": 16, "dropout": 0.0}}
 DECODER = {"width": 64, "depth": 1, "heads": 2, "dropout": 0.0}
 SETTINGS = {
     "classify": {"model": {**VIT, **IDS}, "label_smoothing": 0.0},
+    "tokenadapt": {"model": {"width": 64, "heads": 2}},
     "mtm": {"model": {"encoder": VIT, "decoder": DECODER, **IDS}, "mask": {"high": 0.6}},
 }
+DRAWS_NOTHING = {"tokenadapt"}  # its pairs were made before
 FACTS = make_facts(side=8, codes=30, width=6, classes=4)
 
 
@@ -47,7 +49,10 @@ def kind(request) -> type[Task]:
 def make_task(kind: type[Task], **settings) -> Task:
     run = {"task": kind.name, "steps": 10, "batch_size": 8, "lr": 1e-3}
     crop = [{"random_resized_crop": {"size": 8}}]
-    return kind(kind.Config(**run, **{"augment": crop, **SETTINGS[kind.name], **settings}), FACTS)
+    settings = {"augment": crop, **SETTINGS[kind.name], **settings}
+    if "augment" not in kind.Config.model_fields:
+        del settings["augment"]
+    return kind(kind.Config(**run, **settings), FACTS)
 
 
 def make_model(task: Task) -> torch.nn.Module:
@@ -98,7 +103,8 @@ def test_a_loss_depends_on_the_generator_and_on_nothing_else(kind):
     task = make_task(kind)
     model, batch = make_model(task), make_batch(FACTS, 8)
     first, again, other = (task.loss(model, batch, seeded(s)).loss.item() for s in (1, 1, 2))
-    assert first == again != other
+    assert first == again
+    assert (first == other) == (kind.name in DRAWS_NOTHING)
 
 
 def test_a_loss_is_one_finite_number_and_its_scalars_carry_no_gradient(kind):
@@ -151,7 +157,7 @@ def test_metrics_are_the_same_however_the_images_are_divided_and_padded(kind):
     task = make_task(kind)
     model, whole = make_model(task), make_batch(FACTS, 12)
     expected = evaluate(task, model, [whole])
-    parts = [whole.part(0, 5), padded(whole.part(5, 12), 4)]
+    parts = [whole.rows(slice(0, 5)), padded(whole.rows(slice(5, 12)), 4)]
     assert evaluate(task, model, parts) == pytest.approx(expected, abs=1e-6)
     assert evaluate(task, model, parts) == evaluate(task, model, parts)
 

@@ -7,8 +7,8 @@ import torch
 from seit_train.augment.base import Surroundings, View
 from seit_train.augment.color_adapt import adapt
 from seit_train.augment.compose import make_augmentation
-from seit_train.augment.cutmix import draw_shares
 from seit_train.augment.eda import find_synonyms, replace_by_synonyms, swap_squares
+from seit_train.augment.mixing import draw_shares
 from seit_train.embed import Codebook
 from tests.toy_facts import make_batch, make_facts, seeded
 
@@ -80,6 +80,13 @@ def test_both_squares_of_a_swap_come_to_every_place():
     assert (share - share.T).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("longest", [1, 3, 8])
+def test_a_swap_loses_and_invents_no_rank(longest):
+    ranks = make_batch(make_facts(side=32), 300).ranks
+    swapped = swap_squares(ranks, longest, seeded(4))
+    assert torch.equal(swapped.flatten(1).sort().values, ranks.flatten(1).sort().values)
+
+
 def test_an_image_without_room_for_two_squares_stays_as_it_is():
     ranks = torch.arange(8).view(2, 2, 2)
     for seed in range(20):
@@ -136,6 +143,31 @@ def test_shares_follow_the_beta_distribution(alpha):
     shares = draw_shares(alpha, torch.zeros(40000), seeded(9))
     assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
     assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+
+
+# ----------------------------------------------------------------------- Mixup, centre crop
+
+
+def test_mixup_blends_vectors_and_targets_by_one_share():
+    grids = torch.eye(50)[:, :, None, None].expand(50, 50, 4, 4)  # channel i is image i
+    mixed, targets = make({"mixup": {"alpha": 0.8}})(View(grids, torch.eye(50)), seeded(15))
+    assert torch.allclose(mixed.mean(dim=(2, 3)), targets, atol=1e-6)
+    assert mixed.std(dim=(2, 3)).max() < 1e-6
+    own = targets.diagonal()[(targets > 0).sum(dim=1) == 2]
+    assert 0.35 < own.mean() < 0.65 and own.std() > 0.2
+
+
+def test_mixup_leaves_images_alone_as_often_as_asked():
+    grids = torch.zeros(1000, 1, 2, 2)
+    _, targets = make({"mixup": {"p": 0.3}})(View(grids, torch.eye(1000)), seeded(16))
+    assert (targets.diagonal() == 1).double().mean() == pytest.approx(0.7, abs=0.05)
+
+
+def test_centre_crop_is_what_evaluation_sees():
+    view = numbered(3)
+    assert torch.equal(make({"center_crop": {}})(view, seeded(0)).tokens, view.tokens[:, :7, :7])
+    cropped = make({"center_crop": {"size": [4, 6]}})(view, seeded(0)).tokens
+    assert torch.equal(cropped, view.tokens[:, 2:6, 1:7])
 
 
 # ------------------------------------------------------------------- Emb-Noise, ColorAdapt

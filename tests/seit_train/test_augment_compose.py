@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from seit_train.augment.base import Surroundings
 from seit_train.augment.compose import Policy, parse_entry
 from seit_train.embed import Codebook
 from tests.toy_facts import make_batch, make_facts, seeded
@@ -16,7 +17,7 @@ SEIT = [{"eda": {}}, {"random_resized_crop": {}}, {"emb_noise": {}}, {"cutmix": 
 
 def make(entries, output="grid", codebook=FACTS.codebook):
     embed = None if codebook is None else Codebook(codebook, "cosine")
-    return Policy(entries, (16, 16), codebook, embed, output)
+    return Policy(entries, Surroundings((16, 16), codebook), embed, output)
 
 
 def test_the_published_policy_makes_vectors_of_seven_eighths_of_the_grid():
@@ -74,6 +75,23 @@ def test_one_of_draws_for_the_whole_batch_and_as_often_as_asked():
     assert found["colours"] / 400 == pytest.approx(0.2, abs=0.06)
 
 
+def test_halves_give_each_part_of_the_batch_its_own_policy():
+    entry = {
+        "halves": {
+            "share": 0.34,
+            "first": [{"center_crop": {}}],
+            "rest": [{"random_resized_crop": {}}, {"mixup": {}}],
+        }
+    }
+    policy, plain = make([entry]), Codebook(FACTS.codebook, "cosine")(BATCH.ranks)
+    assert policy.size == (14, 14)
+    grid, targets = policy(BATCH.ranks, TARGETS, seeded(1))
+    assert torch.equal(grid[:2], plain[:2, :, 1:15, 1:15])
+    assert torch.equal(targets[:2], TARGETS[:2])
+    assert not targets[2:, :2].any() and (targets[2:].max(dim=1).values < 1).any()
+    assert policy(BATCH.ranks, None, seeded(1)).targets is None
+
+
 def test_a_printed_policy_shows_every_option():
     text = repr(make(SEIT))
     assert "Eda(synonym_p=0.25, swap_p=0.25" in text
@@ -106,6 +124,8 @@ def test_a_mistake_in_a_policy_is_named_with_its_cure(entry, error, words):
         ([{"random_crop": {"size": 17}}], "17x17 does not fit a grid of 16x16"),
         ([{"random_resized_crop": {"size": 20}}], "20x20 does not fit a grid of 16x16"),
         ([{"eda": {"synonyms": 40}}], "only 40 codes"),
+        ([{"halves": {"first": [{"eda": {}}], "rest": []}}], "stands before halves"),
+        ([{"halves": {"first": [{"center_crop": {}}], "rest": []}}], "14x14 in the first"),
         ([{"one_of": {"p": [1.0], "of": [{"random_crop": {}}]}}], "RandomCrop is none"),
     ],
 )

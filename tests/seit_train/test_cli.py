@@ -84,7 +84,10 @@ def test_evaluate_wants_one_thing_to_judge_by(run, tmp_path, words):
 def test_recipes_are_listed_and_printed(run):
     code, out, _ = run("recipes")
     assert code == 0
-    assert any(line.split()[:3] == ["cpu_tiny", "mtm,", "classify"] for line in out.splitlines())
+    assert any(
+        line.split()[:4] == ["cpu_tiny", "mtm,", "classify,", "tokenadapt"]
+        for line in out.splitlines()
+    )
     code, out, _ = run("recipes", "cpu_tiny")
     assert code == 0
     assert out.startswith("#")

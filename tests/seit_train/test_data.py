@@ -102,6 +102,8 @@ def test_a_batch_that_does_not_divide_is_refused_with_what_would(store):
 def test_a_part_of_a_batch_has_its_rows_only():
     numbers = torch.arange(4)
     batch = TokenBatch(numbers[:, None, None], numbers, numbers >= 0, numbers, list("abcd"))
-    part = batch.part(1, 3)
+    part = batch.rows(slice(1, 3))
     assert (part.labels.tolist(), part.index.tolist(), part.keys) == ([1, 2], [1, 2], ["b", "c"])
-    assert TokenBatch(batch.ranks, None, batch.valid, numbers, None).part(0, 1).labels is None
+    assert (
+        TokenBatch(batch.ranks, None, batch.valid, numbers, None).rows(slice(0, 1)).labels is None
+    )

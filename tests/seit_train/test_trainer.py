@@ -9,12 +9,16 @@ import torch
 from safetensors.torch import load_file
 
 from seit_train.checkpoint import load_checkpoint
-from seit_train.launch import train
+from seit_train.distributed import World
+from seit_train.launch import requested_config, train
 from seit_train.metrics import read_metrics
+from seit_train.run import Run, StoreIdentity
+from seit_train.tasks.classify import smooth_targets
 from seit_train.trainer import Trainer
 from tests.seit_train.toy_task import ToyTask
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Interrupted, TrainingError
+from tokenstore.reader import open_store
 
 VARIANTS = {
     "plain": ("toy",),
@@ -108,6 +112,40 @@ def test_accumulating_changes_no_gradient_where_nothing_is_random(request_run):
     whole, parts = (load_file(run.last / "model.safetensors") for run in runs)
     for name, weight in whole.items():
         torch.testing.assert_close(weight, parts[name], rtol=1e-3, atol=1e-4)
+
+
+def augmented_by_index(request, size, accumulate):
+    """Of the third step: what each image of the global batch became, on `size` processes."""
+    store, seen = open_store(request.store), {}
+    config = requested_config(replace(request, overrides=(f"loop.accumulate={accumulate}",)))
+    for rank in range(size):
+        world = World(rank, size, torch.device("cpu"))
+        run = Run(request.folder, config, StoreIdentity.of(store))
+        trainer = Trainer(run, world, store["train"], None)
+        policy = trainer.task.policy
+
+        def look(model, batch, rng, policy=policy, task=trainer.task):
+            targets = smooth_targets(batch.labels, 4, 0.0)
+            view = policy(batch.ranks, targets, rng)
+            seen.update(zip(batch.index.tolist(), zip(*view, strict=True), strict=True))
+            return type(task).loss(task, model, batch, rng)
+
+        trainer.task.loss = look
+        trainer.step = 2
+        trainer._train_step(trainer.model, next(trainer._endless_batches()))
+    return seen
+
+
+def test_a_global_batch_is_augmented_alike_on_any_number_of_processes(request_run):
+    request = request_run("classify")
+    alone = augmented_by_index(request, size=1, accumulate=4)
+    assert len(alone) == 16
+    for size, accumulate in [(2, 2), (4, 1)]:
+        shared = augmented_by_index(request, size, accumulate)
+        assert shared.keys() == alone.keys()
+        for index, (tokens, targets) in alone.items():
+            assert torch.equal(tokens, shared[index][0])
+            assert torch.equal(targets, shared[index][1])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(request_run, store):

@@ -83,6 +83,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(weights, tensors, state, origin)
 
 
+def find_weights(place: Path) -> Path:
+    """The weights of a run (its best checkpoint, or its newest), of a checkpoint, or the file.
+
+    Raises:
+        TrainingError: there are none.
+    """
+    for file in (place / "checkpoints/best" / MODEL, place / "checkpoints/last" / MODEL):
+        if file.is_file():
+            return file
+    file = place / MODEL if place.is_dir() else place
+    if not file.is_file():
+        raise TrainingError(f"'{place}' holds no weights. Give a run, a checkpoint or its {MODEL}.")
+    return file
+
+
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights on the CPU and their origin, from a safetensors file.
 

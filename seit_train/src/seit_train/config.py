@@ -76,7 +76,8 @@ class LoopConfig(Settings):
         eval_every_epochs: epochs from one evaluation (and checkpoint) to the next.
         ema: decay of a moving average of the weights, which is then what is evaluated and kept as
             `model.safetensors`; null means none.
-        accumulate: parts in which a step's batch goes through the model, to save memory.
+        accumulate: parts in which a step's batch goes through the model, to save memory. The same
+            product of processes and parts draws the same augmentations.
     """
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -43,14 +43,14 @@ class TokenBatch:
     index: Tensor
     keys: list[str] | None
 
-    def part(self, start: int, stop: int) -> "TokenBatch":
-        """Rows `start` to `stop`."""
+    def rows(self, some: slice) -> "TokenBatch":
+        """Some of its rows."""
         return TokenBatch(
-            self.ranks[start:stop],
-            None if self.labels is None else self.labels[start:stop],
-            self.valid[start:stop],
-            self.index[start:stop],
-            None if self.keys is None else self.keys[start:stop],
+            self.ranks[some],
+            None if self.labels is None else self.labels[some],
+            self.valid[some],
+            self.index[some],
+            None if self.keys is None else self.keys[some],
         )
 
 

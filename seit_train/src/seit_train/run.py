@@ -24,6 +24,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from seit_train.augment.base import Codes
 from seit_train.checkpoint import MODEL, has_checkpoint, load_weights
 from seit_train.config import RunConfig, make_config
 from seit_train.tasks.base import StoreFacts, Task
@@ -91,6 +92,7 @@ class StoreIdentity:
             codebook=None if rows is None else torch.tensor(rows),
             classes=self.classes,
             counts=torch.tensor(self.vocabulary.counts),
+            codes=Codes(self.tokenizer, self.preprocess, torch.tensor(self.vocabulary.ids).long()),
         )
 
     def vocabulary_fingerprint(self, size: int | None = None) -> str:

@@ -135,7 +135,6 @@ class Trainer:
     def _train_step(self, network: nn.Module, batch: TokenBatch) -> StepRecord:
         """One optimizer step, number `self.step + 1`."""
         self.step += 1
-        self._seed_step()
         self.schedule.step_update(self.step)
         network.train()
         scalars = self._gradients(network, batch)
@@ -154,10 +153,10 @@ class Trainer:
     def _gradients(self, network: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
         """Accumulate the gradient of the mean loss, part by part; gives the mean scalars."""
         parts = self.config.loop.accumulate
-        size = len(batch.index) // parts
         totals: dict[str, Tensor] = {}
         for part in range(parts):
-            rows = batch.part(part * size, (part + 1) * size)
+            self._seed_draws(part)
+            rows = batch.rows(slice(part, None, parts))
             with _last_synchronises(network, is_last=part == parts - 1):
                 with autocast(self.precision, self.world.device):
                     loss, scalars = self.task.loss(network, rows, self.rng)
@@ -166,9 +165,15 @@ class Trainer:
                 totals[name] = totals.get(name, 0) + value / parts
         return totals
 
-    def _seed_step(self) -> None:
-        """Seed all random draws of this step from (seed, step, process)."""
-        words = (self.config.seed & (2**64 - 1), self.step, self.world.rank)
+    def _seed_draws(self, part: int) -> None:
+        """Seed all random draws of one part of this step's global batch.
+
+        Images go to processes in turn, and from there to parts in turn, so part number
+        `rank + size * part` holds the same images, and is drawn alike, on any number of processes
+        whose product with `loop.accumulate` is the same.
+        """
+        number = self.world.rank + self.world.size * part
+        words = (self.config.seed & (2**64 - 1), self.step, number)
         seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
         torch.manual_seed(seed)
         self.rng.manual_seed(seed)
@@ -278,7 +283,8 @@ class Trainer:
             "loader": self.loader.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        return Checkpoint(self.judged.state_dict(), tensors, state, self.run.origin())
+        origin = self.run.origin() | self.task.origin()
+        return Checkpoint(self.judged.state_dict(), tensors, state, origin)
 
     def resume(self) -> None:
         """Stand where the newest checkpoint was taken.

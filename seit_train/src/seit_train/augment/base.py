@@ -11,6 +11,7 @@ of `Augmentation` with its `Options`, named in the module constant `PLUGIN`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -42,16 +43,33 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True)
+class Codes:
+    """What ranks mean: which tokenizer made them, and the id behind each.
+
+    Attributes:
+        tokenizer: name, config and hash of the weights, as in the store's manifest.
+        preprocess: rule and size, as in the manifest.
+        ids: int64 [K] in rank order.
+    """
+
+    tokenizer: Mapping[str, Any]
+    preprocess: Mapping[str, Any]
+    ids: Tensor
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """What an augmentation may know when it is made.
 
     Attributes:
         size: (h, w) of the grids it will be given.
         codebook: float32 [K,d] in rank order, or None where the store has none.
+        codes: what the ranks mean, or None where nobody knows.
     """
 
     size: tuple[int, int]
     codebook: Tensor | None
+    codes: Codes | None = None
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Settings)

@@ -9,9 +9,14 @@ the end brought to what the model takes: embedded, or turned back into the neare
 `one_of` draws one of several policies for the whole batch:
 
     {one_of: {p: [0.75, 0.25], of: [{emb_noise: {}}, {color_adapt: {}}]}}
+
+and `halves` gives the first images of a batch to one policy and the rest to another:
+
+    {halves: {first: [{token_adapt: {weights: RUN}}], rest: [{random_resized_crop: {}}]}}
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
@@ -84,14 +89,76 @@ class OneOf(Augmentation[OneOfOptions]):
         return result
 
 
+class HalvesOptions(Settings):
+    """What is done to the first images of a batch, and what to the rest.
+
+    Attributes:
+        share: of the batch that `first` gets.
+        first: its policy.
+        rest: the policy of the others.
+    """
+
+    share: Share = 0.5
+    first: PolicyEntries
+    rest: PolicyEntries
+
+
+class Halves(Augmentation[HalvesOptions]):
+    """Two policies for two parts of every batch, as SeiT++ divides it [code].
+
+    Batches are shuffled, so the first images are as random as any others.
+    """
+
+    space = "grid"
+    Options = HalvesOptions
+
+    def __init__(self, options: HalvesOptions, around: Surroundings) -> None:
+        super().__init__(options, around)
+        self.first, first = self._chain(options.first, around)
+        self.rest, rest = self._chain(options.rest, around)
+        if first != rest:
+            raise TrainingError(
+                f"halves leaves grids of {first[0]}x{first[1]} in the first images and "
+                f"{rest[0]}x{rest[1]} in the rest. Set the same size in both."
+            )
+        self.size = first
+
+    def _chain(
+        self, entries: Sequence[Mapping[str, Any]], around: Surroundings
+    ) -> tuple[nn.ModuleList, tuple[int, int]]:
+        members = []
+        for entry in entries:
+            member = make_augmentation(entry, around)
+            if member.space == "ranks":
+                raise TrainingError(
+                    f"{next(iter(entry))} works on ranks; in the augment list it stands before "
+                    "halves, which divides vectors"
+                )
+            around = replace(around, size=member.size)
+            members.append(member)
+        return nn.ModuleList(members), around.size
+
+    def forward(self, view: View, rng: torch.Generator) -> View:
+        """Float32 [B,d,h,w] -> [B,d,*size]."""
+        tokens, targets = view
+        first = round(len(tokens) * self.options.share)
+        parts = []
+        for some, members in ((slice(first), self.first), (slice(first, None), self.rest)):
+            part = View(tokens[some], None if targets is None else targets[some])
+            for member in members:
+                part = member(part, rng)
+            parts.append(part)
+        mixed = [part.targets for part in parts if part.targets is not None]
+        return View(torch.cat([part.tokens for part in parts]), torch.cat(mixed) if mixed else None)
+
+
 class Policy(nn.Module):
     """A list of augmentations made for one store: ranks in, what the model takes out."""
 
     def __init__(
         self,
         entries: Sequence[Mapping[str, Any]],
-        grid: tuple[int, int],
-        codebook: Tensor | None,
+        around: Surroundings,
         embed: Embedder | None,
         output: Literal["ranks", "grid"],
     ) -> None:
@@ -99,8 +166,7 @@ class Policy(nn.Module):
 
         Args:
             entries: as a recipe writes them.
-            grid: (h, w) of the store's ranks.
-            codebook: float32 [K,d] in rank order, or None.
+            around: what is known of the store's ranks.
             embed: of the same codebook, or None.
             output: what the model takes.
 
@@ -109,10 +175,10 @@ class Policy(nn.Module):
                 works on ranks and comes after one that works on vectors.
         """
         super().__init__()
-        self.embed, self.output, self.size = embed, output, grid
+        self.embed, self.output, self.size = embed, output, around.size
         members, space = [], "ranks"
         for entry in entries:
-            member = make_augmentation(entry, Surroundings(self.size, codebook))
+            member = make_augmentation(entry, replace(around, size=self.size))
             name = next(iter(entry))
             if member.space == "ranks" and space == "grid":
                 raise TrainingError(
@@ -191,12 +257,15 @@ def parse_entry(entry: Mapping[str, Any]) -> tuple[type[AnyAugmentation], Settin
 
 
 def _kind(name: str) -> type[AnyAugmentation]:
-    if name == "one_of":
-        return OneOf
-    known = {"one_of", *(n.replace("-", "_") for n in names(_PACKAGE))}
+    if name in _COMBINED:
+        return _COMBINED[name]
+    known = {*_COMBINED, *(n.replace("-", "_") for n in names(_PACKAGE))}
     if name not in known:
         raise UnknownName("augmentation", name, known)
     return cast(type[AnyAugmentation], find(_PACKAGE, name.replace("_", "-")))
+
+
+_COMBINED: dict[str, type[AnyAugmentation]] = {"one_of": OneOf, "halves": Halves}
 
 
 def _explain(error: ValidationError, name: str, options: type[Settings]) -> UsageError:

@@ -19,6 +19,8 @@ Positive = Annotated[int, Field(gt=0)]
 CropSize = Positive | tuple[Positive, Positive] | None
 
 _CUBIC = -0.75  # the kernel's free parameter, as torch's bicubic interpolation has it
+# Images whose products a CPU makes at a time: what lies between the two then stays in its caches.
+_BLOCK = 16
 _ATTEMPTS = 10  # boxes tried for each image before the fallback, as torchvision does
 
 
@@ -104,12 +106,17 @@ def resize_boxes(grid: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     batch, width, rows, columns = grid.shape
     down = resize_matrix(boxes[:, 0], boxes[:, 2], rows, size[0])
     across = resize_matrix(boxes[:, 1], boxes[:, 3], columns, size[1])
-    # Channels last, so that both products are one bmm with the channels riding along.
-    flat = grid.permute(0, 2, 3, 1).reshape(batch, rows, columns * width)
-    flat = torch.bmm(down.to(grid.dtype), flat).view(batch, size[0], columns, width)
-    flat = flat.transpose(1, 2).reshape(batch, columns, size[0] * width)
-    resized = torch.bmm(across.to(grid.dtype), flat).view(batch, size[1], size[0], width)
-    return resized.permute(0, 3, 2, 1)
+    down, across = down.to(grid.dtype), across.to(grid.dtype)
+    last = grid.permute(0, 2, 3, 1)  # so that both products are a bmm, the channels riding along
+    resized = grid.new_empty(batch, size[1], size[0] * width)
+    step = batch if grid.is_cuda else _BLOCK
+    for start in range(0, batch, step):
+        some = slice(start, start + step)
+        flat = torch.bmm(down[some], last[some].reshape(-1, rows, columns * width))
+        flat = flat.view(-1, size[0], columns, width).transpose(1, 2)
+        flat = flat.reshape(-1, columns, size[0] * width)
+        torch.bmm(across[some], flat, out=resized[some])
+    return resized.view(batch, size[1], size[0], width).permute(0, 3, 2, 1)
 
 
 def resize_matrix(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:

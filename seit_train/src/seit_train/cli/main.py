@@ -82,12 +82,12 @@ def training_command(task: str, purpose: str, next_command: str) -> click.Comman
         request = TrainRequest(task, store, Path(output), recipe, overrides, init, resume)
         outcome = train(request)
         if outcome.is_first:
-            click.echo(_report(outcome, next_command.format(store=store, run=output)))
+            click.echo(training_report(outcome, next_command.format(store=store, run=output)))
 
     return command
 
 
-def _report(outcome: "Outcome", next_command: str) -> str:
+def training_report(outcome: "Outcome", next_command: str) -> str:
     """Where it is, how good it is, how long it took, what comes next."""
     task = outcome.run.task
     best = "no val split to judge by" if outcome.best is None else f"{outcome.best:.4f}"

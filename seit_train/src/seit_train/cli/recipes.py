@@ -15,4 +15,4 @@ def command(name: str | None) -> None:
     for known in recipe_names():
         text = recipe_text(known)
         tasks = ", ".join(parse_recipe(text, known))
-        click.echo(f"{known:<18} {tasks:<14} {text.splitlines()[0].lstrip('# ')}")
+        click.echo(f"{known:<18} {tasks:<26} {text.splitlines()[0].lstrip('# ')}")

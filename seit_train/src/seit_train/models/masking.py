@@ -93,7 +93,7 @@ def fixed_plan(index: Tensor, positions: int, config: MaskConfig) -> tuple[MaskP
     quantile = (index.double() * ((math.sqrt(5) - 1) / 2)).frac()
     counts = (ratio_at(quantile, config) * positions).ceil().long().clamp(max=positions)
     place = torch.arange(positions, device=index.device)
-    order = _hash32(index[:, None] * positions + place).argsort(dim=1, stable=True)
+    order = hash32(index[:, None] * positions + place).argsort(dim=1, stable=True)
     return plan_of(order, counts[:, None], config)._replace(masked=order), counts
 
 
@@ -115,7 +115,7 @@ def count_masked(ratio: float, positions: int) -> int:
     return math.ceil(ratio * positions)
 
 
-def _hash32(number: Tensor) -> Tensor:
+def hash32(number: Tensor) -> Tensor:
     """The finaliser of MurmurHash3: int64 -> well mixed int64 in [0, 2^32), element by element."""
     low = 0xFFFFFFFF
     mixed = number & low

@@ -16,6 +16,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seit_train.augment.base import Codes, Surroundings
 from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
 
@@ -30,6 +31,7 @@ class StoreFacts:
         codebook: float32 [K, d] in rank order, or None where the store keeps none.
         classes: class names in label order; empty where the store has no labels.
         counts: int64 [K], how often each rank occurs in the train split.
+        codes: what the ranks mean, or None where nobody knows.
     """
 
     vocabulary_size: int
@@ -37,6 +39,12 @@ class StoreFacts:
     codebook: Tensor | None
     classes: tuple[str, ...]
     counts: Tensor
+    codes: Codes | None = None
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """What augmentations may know of the store."""
+        return Surroundings(self.grid, self.codebook, self.codes)
 
 
 class StepResult(NamedTuple):
@@ -102,6 +110,10 @@ class Task(ABC):
         Raises:
             TrainingError: nothing fits, or a shape differs where it must not.
         """
+
+    def origin(self) -> dict[str, str]:
+        """String facts to keep beside the weights, besides those that every run keeps."""
+        return {}
 
     def layer_of(self, parameter: str) -> int:
         """Depth of a parameter for layer-wise learning-rate decay, 0 = input, growing upwards."""

@@ -78,7 +78,7 @@ class Classification(Task):
         codebook = facts.codebook
         embed = None if codebook is None else Codebook(codebook, config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
-        self.policy = Policy(config.augment, facts.grid, codebook, embed, output)
+        self.policy = Policy(config.augment, facts.surroundings, embed, output)
         count_positions(config.model.stem, self.policy.size)  # refuses what does not fit
 
     def build_model(self) -> TokenViT:

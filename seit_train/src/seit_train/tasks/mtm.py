@@ -76,7 +76,7 @@ class MaskedTokenModelling(Task):
         super().__init__(config, facts)
         codebook = facts.codebook
         embed = None if codebook is None else Codebook(codebook, config.requantise)
-        self.policy = Policy(config.augment, facts.grid, codebook, embed, "ranks")
+        self.policy = Policy(config.augment, facts.surroundings, embed, "ranks")
         rows, columns = count_positions(config.model.stem, self.policy.size)
         self.positions = rows * columns
 

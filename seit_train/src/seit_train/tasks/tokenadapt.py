@@ -1,0 +1,146 @@
+"""TokenAdapt: learn which ids a tokenizer gives for an augmented picture (SeiT++ section 3.2).
+
+It trains on a store of pairs (`seit_train.pairs`): each sample's grid is that of an image above
+that of the same image after a warp, and its label is the kind of warp. The warp is a pure function
+of sample number and kind, so it is done to the adapted tokens here as it was done to the pixels.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seit_train.augment.geometry import KINDS, pair_warps, warp
+from seit_train.augment.token_adapt import token_adapt_origin
+from seit_train.config import RunConfig
+from seit_train.data import TokenBatch
+from seit_train.distributed import sum_over_processes
+from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig, layer_of
+from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
+from tokenstore.errors import TrainingError
+
+
+class PairConfig(RunConfig):
+    """A run on pairs: what every run has, and the size of the model."""
+
+    model: TokenAdaptConfig = TokenAdaptConfig()
+
+
+class PairModel(TokenAdapt):
+    """TokenAdapt between ranks of a picture and logits of its warped form."""
+
+    rows: Tensor
+
+    def __init__(self, config: TokenAdaptConfig, facts: StoreFacts, grid: tuple[int, int]) -> None:
+        """Make it for the codes of a store of pairs; its codebook is no part of the weights."""
+        if facts.codebook is None or facts.codes is None:
+            raise TrainingError(
+                "TokenAdapt needs the tokenizer's codebook, and this store has none."
+            )
+        super().__init__(config, grid, facts.codebook.shape[1], facts.codes.ids)
+        self.register_buffer("rows", facts.codebook, persistent=False)
+
+    def forward(self, ranks: Tensor, warps: Tensor) -> Tensor:
+        """Int64 [B,h,w] and float32 [B,3,3] -> logits float [B,h,w,K]."""
+        embedded = functional.embedding(ranks, self.rows).permute(0, 3, 1, 2)
+        sides = 2 * ranks.shape[1], 2 * ranks.shape[2]
+        return self.restore(warp(self.adapt(embedded).float(), warps, sides))
+
+
+class TokenAdaptation(Task):
+    """Cross-entropy with the ids of the augmented picture."""
+
+    name = "tokenadapt"
+    Config = PairConfig
+    best_metric = "val_loss"
+    higher_is_better = False
+    config: PairConfig
+
+    def __init__(self, config: PairConfig, facts: StoreFacts) -> None:
+        super().__init__(config, facts)
+        rows, columns = facts.grid
+        if rows % 2 or not facts.classes:
+            raise TrainingError(
+                f"TokenAdapt learns from a store of pairs, and this one has grids of {rows}x"
+                f"{columns} and {len(facts.classes)} kinds. Let `seit-train tokenadapt` make it."
+            )
+        self.grid = rows // 2, columns
+
+    def build_model(self) -> PairModel:
+        """A fresh TokenAdapt."""
+        return PairModel(self.config.model, self.facts, self.grid)
+
+    def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
+        """Mean cross-entropy; nothing is drawn, the pairs are what they are."""
+        entropies, exact, _ = self._judged(model, batch)
+        valid = batch.valid.float()
+        count = valid.sum().clamp(min=1)
+        return StepResult(
+            (entropies * valid).sum() / count, {"exact": (exact * valid).sum() / count}
+        )
+
+    def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
+        """`val_loss` (nats a token), and the shares of exactly predicted ids.
+
+        `val_exact` is over all pairs, `val_exact_<kind>` over those of one kind. Beside them stands
+        what the naive way gets, the same warp done to the grid of ids itself: `val_naive_<kind>`.
+        """
+        kinds = self.facts.classes
+        device = next(model.parameters()).device
+        sums = torch.zeros(len(kinds), 4, dtype=torch.float64, device=device)
+        for batch in batches:
+            figures = torch.stack([*self._judged(model, batch), torch.ones_like(batch.valid)], 1)
+            figures = figures.double() * batch.valid[:, None]
+            sums.index_add_(0, _kinds(batch), figures)
+        sums = sum_over_processes(sums)
+        loss, exact, _, count = sums.sum(dim=0).tolist()
+        metrics = {"val_loss": loss / count, "val_exact": exact / count}
+        for kind, (_, right, naive, pairs) in zip(kinds, sums.tolist(), strict=True):
+            if pairs:
+                word = kind.replace(" ", "_")
+                metrics |= {f"val_exact_{word}": right / pairs, f"val_naive_{word}": naive / pairs}
+        return metrics
+
+    def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
+        """Go on from another TokenAdapt of the same size."""
+        if not isinstance(model, PairModel):
+            raise TypeError(f"expected the model of this task, got {type(model).__name__}")
+        try:
+            model.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise TrainingError(
+                "only a TokenAdapt of the same model settings and codes can start another"
+            ) from error
+        return InitReport(loaded=sorted(weights))
+
+    def origin(self) -> dict[str, str]:
+        """Size and tokenizer, for those who use the weights."""
+        codes = self.facts.codes
+        return {} if codes is None else token_adapt_origin(self.config.model, codes.tokenizer)
+
+    def layer_of(self, parameter: str) -> int:
+        """Stem, the two halves, head."""
+        return layer_of(parameter)
+
+    def _judged(self, model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each pair, float [B]: cross-entropy, share of exact ids, the naive way's share."""
+        before, after = batch.ranks.chunk(2, dim=1)
+        warps = pair_warps(batch.index, _kinds(batch), self.grid)
+        logits = model(before, warps).float()
+        losses = functional.cross_entropy(
+            logits.flatten(0, 2), after.flatten(), reduction="none"
+        ).view(after.shape)
+        exact = logits.argmax(dim=-1) == after
+        naive = warp(before[:, None].float(), warps, self.grid, "nearest")[:, 0].long() == after
+        means = [figure.float().mean(dim=(1, 2)) for figure in (losses, exact, naive)]
+        return means[0], means[1].detach(), means[2]
+
+
+def _kinds(batch: TokenBatch) -> Tensor:
+    if batch.labels is None:
+        raise TrainingError("a store of pairs has the kinds of its warps as labels; this has none")
+    return batch.labels.clamp(max=len(KINDS) - 1)
+
+
+PLUGIN = TokenAdaptation
