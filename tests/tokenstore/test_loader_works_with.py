@@ -164,7 +164,8 @@ for number, batch in enumerate(loader):
     seen.append(batch.index[batch.valid].tolist())
 with open(f"{sys.argv[2]}/{rank}.json", "w") as file:
     json.dump(seen, file)
-dist.destroy_process_group()
+dist.barrier()
+os._exit(0)  # gloo in torch 2.15 at times aborts a process that ends by itself, loader or not
 """
 
 

@@ -72,8 +72,9 @@ class SharedMemory:
         except BaseException:
             _stop(server, descriptor)
             raise
-        threading.Thread(target=_serve, args=(server, descriptor), daemon=True).start()
-        weakref.finalize(self, _stop, server, descriptor)
+        thread = threading.Thread(target=_serve, args=(server, descriptor), daemon=True)
+        thread.start()
+        weakref.finalize(self, _stop, server, descriptor, thread)
         return content
 
 
@@ -148,12 +149,15 @@ def _same_user(peer: socket.socket) -> bool:
     return int(struct.unpack("3i", credentials)[1]) == os.getuid()
 
 
-def _stop(server: socket.socket, descriptor: int) -> None:
+def _stop(server: socket.socket, descriptor: int, thread: threading.Thread | None = None) -> None:
     with contextlib.suppress(OSError):  # closed already in a forked child
         server.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept
     server.close()
     with contextlib.suppress(OSError):
         os.close(descriptor)
+    # A thread that runs on while the interpreter ends is killed by it, at times with the process.
+    if thread is not None and thread is not threading.current_thread():
+        thread.join()
 
 
 def _forget_sockets() -> None:
