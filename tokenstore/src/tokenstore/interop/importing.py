@@ -19,7 +19,7 @@ import numpy as np
 
 from tokenstore import registry
 from tokenstore.build.output import claim_output
-from tokenstore.build.plan import Plan
+from tokenstore.build.plan import WorkPlan
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.entries import UNKNOWN, FileEntry, ShardEntry, SplitEntry, TokenizerEntry
 from tokenstore.errors import SourceError, UnknownName
@@ -36,7 +36,6 @@ from tokenstore.manifest import (
     publish,
 )
 from tokenstore.progress import WorkProgress
-from tokenstore.sources.base import Listing
 from tokenstore.storage import Storage
 from tokenstore.vocabulary import Vocabulary
 from tokenstore.writer import (
@@ -196,7 +195,7 @@ def _surveyed(incoming: Incoming, options: ImportOptions, stream: TextIO) -> Sur
     return survey
 
 
-def _plan(kind: str, survey: Survey, options: ImportOptions) -> Plan:
+def _plan(kind: str, survey: Survey, options: ImportOptions) -> WorkPlan:
     """The import as a plan, whose hash names it."""
     incoming = survey.incoming
     facts = {
@@ -210,7 +209,7 @@ def _plan(kind: str, survey: Survey, options: ImportOptions) -> Plan:
         "seed": None,
         "versions": {name: importlib.metadata.version(name) for name in LOCKED},
     }
-    return Plan(listing=Listing({}, survey.classes.listed()), facts=facts, part_size=SHARD_IMAGES)
+    return WorkPlan(facts)
 
 
 def _tokenizer(incoming: Incoming) -> TokenizerEntry:
@@ -221,7 +220,7 @@ def _tokenizer(incoming: Incoming) -> TokenizerEntry:
 
 
 def _pack(
-    plan: Plan, survey: Survey, target: Storage, progress: WorkProgress, options: ImportOptions
+    plan: WorkPlan, survey: Survey, target: Storage, progress: WorkProgress, options: ImportOptions
 ) -> Manifest:
     """The second reading: every file of the store, then its manifest."""
     incoming = survey.incoming

@@ -1,13 +1,12 @@
 """The rejects of a store: which reasons there were, how often, and the first images of the list."""
 
+from collections import Counter
 from dataclasses import dataclass
 
-from tokenstore.errors import CorruptStore
-from tokenstore.listed import read_listed
+from tokenstore.listed import load_rejects
 from tokenstore.manifest import RejectsEntry
 from tokenstore.storage import Storage
 
-COLUMNS = ("split", "key", "path", "reason")
 LISTED = 20  # rejects that are told one by one
 REASONS = 50  # reasons that are told one by one
 
@@ -33,21 +32,15 @@ def read_rejects(storage: Storage, entry: RejectsEntry) -> Rejects:
     """
     if entry.file is None:
         return Rejects(entry.count)
-    import pyarrow
-    import pyarrow.parquet
-
-    content = read_listed(storage, entry.file)
-    try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content), columns=[*COLUMNS])
-        found = table.column("reason").value_counts().to_pylist()
-        rows = table.slice(0, LISTED).to_pylist()
-    except (pyarrow.ArrowException, KeyError) as error:
-        raise CorruptStore(f"{storage.url}/{entry.file.name} lists no rejects: {error}") from error
-    reasons = [(str(reason["values"]), int(reason["counts"])) for reason in found]
-    reasons.sort(key=lambda reason: (-reason[1], reason[0]))
+    listed = load_rejects(storage, entry)
+    reasons = sorted(Counter(reject.reason for reject in listed).items(), key=_commonest_first)
     return Rejects(
-        count=len(table),
+        count=len(listed),
         reasons=tuple(reasons[:REASONS]),
         rarer=sum(images for _, images in reasons[REASONS:]),
-        first=tuple((str(row["split"]), str(row["path"]), str(row["reason"])) for row in rows),
+        first=tuple((reject.split, reject.path, reject.reason) for reject in listed[:LISTED]),
     )
+
+
+def _commonest_first(reason: tuple[str, int]) -> tuple[int, str]:
+    return -reason[1], reason[0]
