@@ -15,8 +15,9 @@ import torch
 from seit_train.checkpoint import has_checkpoint
 from seit_train.config import DEFAULT_RECIPE, DataConfig, RunConfig, make_config, read_recipe
 from seit_train.distributed import joined_world, wait_for_all
+from seit_train.initial import start_from
 from seit_train.out_of_memory import memory_explained
-from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
+from seit_train.run import CONFIG, Run, StoreIdentity
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError
 from tokenstore.reader import Split, Store, open_store
@@ -35,7 +36,7 @@ class TrainRequest:
         folder: of the run.
         recipe: name or file; None means the default recipe.
         overrides: `key=value`, dotted keys.
-        init: run or checkpoint whose weights to start from.
+        init: run, checkpoint or published file whose weights to start from.
         resume: go on with the run in `folder`; it is begun where there is none yet.
     """
 
@@ -85,7 +86,7 @@ def train(request: TrainRequest) -> Outcome:
             if has_checkpoint(run.last):
                 trainer.resume()
             elif request.init is not None:
-                _start_from(Path(request.init), trainer)
+                start_from(Path(request.init), trainer.task, trainer.model, run.store)
             trained = trainer.step < trainer.steps
             wait_for_all()  # nobody may find the folder of this very run and take it for another's
             if world.is_first:
@@ -182,20 +183,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
         elif before != after:
             found[key] = before, after
     return found
-
-
-def _start_from(place: Path, trainer: Trainer) -> None:
-    report = trainer.task.load_init(trainer.model, init_weights(place, trainer.run.store))
-    _log.info(
-        "started from '%s': %d tensors loaded; resized: %s; new: %s; not used: %s",
-        *(place, len(report.loaded)),
-        *(_modules(names) for names in (report.resized, report.new, report.unused)),
-    )
-
-
-def _modules(names: Sequence[str]) -> str:
-    """["head.bias", "head.weight", "pos_embed"] -> "head, pos_embed"."""
-    return ", ".join(sorted({name.partition(".")[0] for name in names})) or "none"
 
 
 def _note(trainer: Trainer) -> None:

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from seit_train.augment.base import Codes
-from seit_train.checkpoint import MODEL, has_checkpoint, load_weights, partial_name, replace_file
+from seit_train.checkpoint import has_checkpoint, partial_name, replace_file
 from seit_train.config import RunConfig, make_config
 from seit_train.tasks.base import StoreFacts, Task
-from tokenstore.errors import Mismatch, StoreError, TrainingError, UsageError
+from tokenstore.errors import StoreError, TrainingError, UsageError
 from tokenstore.reader import Store
 from tokenstore.registry import find
 from tokenstore.vocabulary import Vocabulary
@@ -191,38 +190,6 @@ class Run:
             **facts,
         }
         _write_json(self.folder / ENVIRONMENT, environment)
-
-
-def init_weights(place: Path, store: StoreIdentity) -> dict[str, Tensor]:
-    """The weights to start another run from, if its vocabulary fits.
-
-    Args:
-        place: a run, one of its checkpoints, or a model.safetensors of one.
-        store: what will be trained on.
-
-    Raises:
-        TrainingError: there are no weights at that place.
-        Mismatch: they were trained for another vocabulary: the same rank means another code.
-    """
-    if (place / CONFIG).is_file():
-        place = Run.open(place).result()
-    file = place / MODEL if place.is_dir() else place
-    weights, origin = load_weights(file)
-    if "vocabulary" not in origin:
-        raise TrainingError(
-            f"'{file}' does not say for which vocabulary it was trained, so its embedding may mean "
-            "other codes. Pass a run of seit-train, or one of its checkpoints."
-        )
-    size = int(origin["vocabulary_size"])  # more codes may have been added behind these
-    found = store.vocabulary_fingerprint(size)
-    if found != origin["vocabulary"]:
-        raise Mismatch(
-            f"'{file}' was trained for vocabulary {origin['vocabulary'][:12]} of {size} codes, "
-            f"store '{store.place}' has {found[:12]} of {len(store.vocabulary)}: the same rank "
-            "means another code. Build the store with --vocabulary of the first run's store, or "
-            "leave out --init."
-        )
-    return weights
 
 
 def _read_identity(folder: Path) -> StoreIdentity:

@@ -65,7 +65,11 @@ def training_command(task: str, purpose: str, next_command: str) -> click.Comman
         metavar="NAME|FILE",
         help="Settings to start from; `seit-train recipes` lists them.  [default: cpu_tiny]",
     )
-    @click.option("--init", metavar="RUN|CKPT", help="Start from the weights of another run.")
+    @click.option(
+        "--init",
+        metavar="RUN|FILE",
+        help="Start from the weights of another run, or of a published DeiT, MAE or SeiT file.",
+    )
     @click.option(
         "--resume", is_flag=True, help="Continue the run in RUN; begin it where there is none."
     )

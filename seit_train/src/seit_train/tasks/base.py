@@ -72,6 +72,7 @@ class Task(ABC):
     best_metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     uses_labels: ClassVar[bool] = True
+    reads_ranks: ClassVar[bool] = True  # False: pictures from a folder, see `seit_train.pictures`
 
     def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
         """Keep configuration and store facts; refuse a recipe that does not fit the store.

@@ -18,7 +18,7 @@ from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook, Metric
 from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, StemName, count_positions
-from seit_train.models.transfer import transfer
+from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
@@ -121,20 +121,17 @@ class Classification(Task):
         return {"val_loss": loss / images, "val_top1": top1 / images, "val_top5": top5 / images}
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
-        """Start from the encoder of a masked run, or from another classifier.
+        """Start from the encoder of a masked run, from another classifier, or from a published ViT.
 
-        A head of other classes stays fresh, and so does the stem where one of the two runs embeds
-        by codebook and the other by ids: equal shapes would not make their weights the same.
+        A head of other classes stays fresh, and so does the stem where it was fed something else:
+        pixels, other vectors, or ids instead of the codebook.
         """
         if not isinstance(model, TokenViT):
             raise TypeError(f"expected the model of this task, got {type(model).__name__}")
         weights = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
-        fresh: tuple[str, ...] = ()
+        fresh = exchanged_stem(model.state_dict(), weights)
         if "head.weight" in weights and len(weights["head.weight"]) != len(self.facts.classes):
             fresh += ("head.",)
-        has_ids = "patch_embed.ids.table.weight" in weights
-        if has_ids != (self.config.model.embedding == "ids"):
-            fresh += ("patch_embed.",)
         return InitReport(*transfer(model, weights, model.positions, fresh=fresh))
 
     def layer_of(self, parameter: str) -> int:

@@ -20,10 +20,9 @@ from seit_train.embed import Codebook, Metric
 from seit_train.models.masking import MaskConfig, draw_plan, fixed_plan
 from seit_train.models.mtm import DecoderConfig, MtmModel, patch_ranks
 from seit_train.models.stem import STEMS, IdConfig, IdEmbedding, StemAdapter, count_positions
-from seit_train.models.transfer import transfer
+from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
-from tokenstore.errors import TrainingError
 
 # Logits that become float32 at a time. Larger blocks come fresh from the system in each step, page
 # by page, which on a CPU took a third of the step.
@@ -130,17 +129,16 @@ class MaskedTokenModelling(Task):
         return {"val_loss": loss, "val_unigram": unigram, "val_gain": 1 - loss / unigram}
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
-        """Go on from another masked run, or start the encoder from a classifier with id stem."""
+        """Go on from another masked run, or start the encoder from a classifier or a published ViT.
+
+        The stem stays fresh where it was fed something else than ids.
+        """
         if not isinstance(model, MtmModel):
             raise TypeError(f"expected the model of this task, got {type(model).__name__}")
         if not any(name.startswith("encoder.") for name in weights):
             weights = {f"encoder.{name}": weight for name, weight in weights.items()}
-        if "encoder.patch_embed.ids.table.weight" not in weights:
-            raise TrainingError(
-                "masked token modelling can only start from weights with an id embedding "
-                "(patch_embed.ids): those of an mtm run, or of a classifier with embedding: ids"
-            )
-        fresh = ("encoder.pos_embed", "encoder.head")
+        stem = exchanged_stem(model.state_dict(), weights, "encoder.")
+        fresh = ("encoder.pos_embed", "encoder.head", *stem)
         return InitReport(*transfer(model, weights, model.encoder.positions, fresh=fresh))
 
     def layer_of(self, parameter: str) -> int:
