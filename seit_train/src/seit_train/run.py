@@ -2,7 +2,8 @@
 
     RUN/config.json             the complete configuration
         store.json              identity of the store: tokenizer, preprocessing, grid, classes, ...
-        vocabulary.safetensors  as the store has it: ids, counts and codebook in rank order
+        vocabulary.safetensors  as the store has it: ids, counts and codebook in rank order; a run
+                                on pictures has none
         environment.json        versions, device, command
         metrics.jsonl           a line an interval; the same for TensorBoard in tensorboard/
         checkpoints/last  best  see checkpoint.py
@@ -21,11 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from seit_train.augment.base import Codes
 from seit_train.checkpoint import has_checkpoint, partial_name, replace_file
 from seit_train.config import RunConfig, make_config
+from seit_train.pictures import PictureFolder
 from seit_train.tasks.base import StoreFacts, Task
 from tokenstore.errors import StoreError, TrainingError, UsageError
 from tokenstore.reader import Store
@@ -36,18 +39,19 @@ CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 STORE = "store.json"
 VOCABULARY = "vocabulary.safetensors"
+PIXELS = "pixels"  # the name of the tokenizer where a run reads pictures as they are
 
 
 @dataclass(frozen=True)
 class StoreIdentity:
-    """What a run remembers of its store.
+    """What a run remembers of its store, or of its folder of pictures.
 
     Attributes:
         place: where the store was.
         fingerprint: of the store, gates `--resume`.
-        tokenizer: name, config and hash of the weights, as in the manifest.
+        tokenizer: name, config and hash of the weights, as in the manifest; `PIXELS` for pictures.
         preprocess: rule and size, as in the manifest.
-        grid: (h, w) of an image's ranks.
+        grid: (h, w) of an image's ranks; (0, 0) for pictures.
         classes: names in label order, empty without labels.
         vocabulary: ids in rank order, with their counts in train and the codebook.
     """
@@ -72,6 +76,19 @@ class StoreIdentity:
             grid=tuple(manifest.grid),
             classes=tuple(manifest.classes or ()),
             vocabulary=store.vocabulary,
+        )
+
+    @classmethod
+    def of_pictures(cls, folder: PictureFolder) -> Self:
+        """The identity of a folder of pictures, which has neither grid nor vocabulary."""
+        return cls(
+            place=folder.place,
+            fingerprint=folder.fingerprint,
+            tokenizer={"name": PIXELS, "config": {}, "weights": None},
+            preprocess={},
+            grid=(0, 0),
+            classes=folder.classes,
+            vocabulary=_no_vocabulary(),
         )
 
     def facts(self) -> StoreFacts:
@@ -126,7 +143,8 @@ class Run:
         """Make the folder a run: store and vocabulary first, then the configuration."""
         folder, store = self.folder, self.store
         folder.mkdir(parents=True, exist_ok=True)
-        replace_file(folder / VOCABULARY, store.vocabulary.to_bytes())
+        if store.tokenizer["name"] != PIXELS:
+            replace_file(folder / VOCABULARY, store.vocabulary.to_bytes())
         names = [field.name for field in fields(store) if field.name != "vocabulary"]
         _write_json(folder / STORE, {name: getattr(store, name) for name in names})
         _write_json(folder / CONFIG, self.config.model_dump(mode="json"))
@@ -194,7 +212,10 @@ class Run:
 
 def _read_identity(folder: Path) -> StoreIdentity:
     plain = json.loads((folder / STORE).read_text(encoding="utf-8"))
-    vocabulary = Vocabulary.from_bytes((folder / VOCABULARY).read_bytes(), str(folder / VOCABULARY))
+    vocabulary = _no_vocabulary()
+    if plain["tokenizer"]["name"] != PIXELS:
+        file = folder / VOCABULARY
+        vocabulary = Vocabulary.from_bytes(file.read_bytes(), str(file))
     plain |= {"grid": tuple(plain["grid"]), "classes": tuple(plain["classes"])}
     return StoreIdentity(**plain, vocabulary=vocabulary)
 
@@ -203,6 +224,10 @@ def _is_barely_begun(folder: Path) -> bool:
     """Whether a folder is empty, or holds what a run killed in `Run.write` leaves behind."""
     begun = {VOCABULARY, STORE, *(partial_name(name) for name in (VOCABULARY, STORE, CONFIG))}
     return all(path.name in begun for path in folder.iterdir())
+
+
+def _no_vocabulary() -> Vocabulary:
+    return Vocabulary(np.zeros(0, np.int32), np.zeros(0, np.int64))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

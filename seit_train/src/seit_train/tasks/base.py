@@ -11,14 +11,15 @@ A file of this folder defines one subclass and names it in the module constant `
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seit_train.augment.base import Codes, Surroundings
 from seit_train.config import RunConfig
-from seit_train.data import TokenBatch
+from seit_train.data import Batches, TokenBatch, evaluation_loader, training_loader
+from seit_train.distributed import World
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,18 @@ class Task(ABC):
         Raises:
             TrainingError: nothing fits, or a shape differs where it must not.
         """
+
+    def training_batches(self, split: Any, world: World) -> Batches:
+        """Full, shuffled batches of a split, over all processes.
+
+        Raises:
+            UsageError: the batch cannot be divided as asked, or is larger than an epoch.
+        """
+        return training_loader(split, self.config, world)
+
+    def evaluation_batches(self, split: Any, world: World) -> Batches:
+        """Every image of a split once an epoch, in its order, over all processes together."""
+        return evaluation_loader(split, self.config, world)
 
     def origin(self) -> dict[str, str]:
         """String facts to keep beside the weights, besides those that every run keeps."""
