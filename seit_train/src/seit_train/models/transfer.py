@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TrainingError
 
-_ID_TABLES = ("patch_embed.ids.table.weight", "decoder_head_bias")
+_ID_TABLES = (".ids.table.weight", "decoder_head_bias")
 
 
 class Transfer(NamedTuple):

@@ -42,6 +42,12 @@ class StoreFacts:
     codes: Codes | None = None
 
     @property
+    def stride(self) -> int:
+        """Pixels of a grid position along a side; 8, as of ViT-VQGAN, where nobody knows."""
+        size = None if self.codes is None else self.codes.preprocess.get("size")
+        return int(size[0]) // self.grid[0] if size else 8
+
+    @property
     def surroundings(self) -> Surroundings:
         """What augmentations may know of the store."""
         return Surroundings(self.grid, self.codebook, self.codes)
