@@ -207,6 +207,17 @@ def test_an_embedding_of_another_number_of_ranks_is_left_out(request_run, tmp_pa
     assert "encoder.patch_embed.ids.table.weight" in caplog.text
 
 
+def test_a_resnet_of_timm_starts_one_of_tokens(request_run, tmp_path, caplog):
+    weights = timm.create_model("resnet18", num_classes=1000).state_dict()
+    words = (*SMALL, "model={backbone: resnet18}", "batch_size=8")
+    with caplog.at_level("INFO", logger="seit_train"):
+        own = started(request_run, "classify", *words, init=save(tmp_path / "r.pth", weights))
+    name = "layer4.1.conv2.weight"
+    torch.testing.assert_close(own[name], weights[name], rtol=0, atol=1e-6)
+    assert "do not fit: conv1.proj.weight, fc.bias, fc.weight" in caplog.text
+    assert "not used: conv1.weight, fc.bias, fc.weight" in caplog.text
+
+
 def test_a_file_that_runs_code_is_refused(store, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -218,9 +229,9 @@ def test_a_file_that_runs_code_is_refused(store, tmp_path):
 
 
 def test_a_file_of_another_network_is_refused(store, tmp_path):
-    place = tmp_path / "resnet.pth"
-    torch.save({"conv1.weight": torch.zeros(4, 3, 7, 7)}, place)
-    with pytest.raises(TrainingError, match=r"no published ViT.*'conv1.weight'"):
+    place = tmp_path / "vgg.pth"
+    torch.save({"features.0.weight": torch.zeros(4, 3, 7, 7)}, place)
+    with pytest.raises(TrainingError, match=r"is no published model.*'features.0.weight'"):
         init_weights(place, StoreIdentity.of(store))
 
 

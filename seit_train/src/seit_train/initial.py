@@ -20,7 +20,9 @@ from tokenstore.errors import Mismatch, TrainingError
 from tokenstore.tokenizers.checkpoints import read_checkpoint
 
 _log = logging.getLogger(__name__)
-_ID_TABLE = "patch_embed.ids.table.weight"
+_ID_TABLES = tuple(
+    f"{stem}.ids.table.weight" for stem in ("patch_embed", "encoder.patch_embed", "conv1")
+)
 _OF_RANKS = ("patch_embed.ids.", "encoder.patch_embed.ids.", "decoder_head_bias")
 
 
@@ -83,16 +85,16 @@ def grouped(names: Sequence[str]) -> str:
 
 
 def _published(file: Path, weights: dict[str, Tensor], store: StoreIdentity) -> dict[str, Tensor]:
-    found = None if _ID_TABLE in weights else translated(weights)
+    found = None if any(name in weights for name in _ID_TABLES) else translated(weights)
     if found is None:
         raise TrainingError(
-            f"'{file}' does not say for which vocabulary it was trained, and is no published ViT: "
-            f"it has names such as '{next(iter(weights), 'none')}'. Pass a run of seit-train, one "
+            f"'{file}' does not say for which vocabulary it was trained, and is no published model "
+            f"known here: it has names such as '{next(iter(weights), 'none')}'. Pass a run of seit-train, one "
             "of its checkpoints, or weights in the layout of timm, DeiT, MAE or SeiT."
         )
     _log.info("'%s' has the layout of %s", file, found.layout)
     own = found.weights
-    table = own.get(_ID_TABLE, own.get(f"encoder.{_ID_TABLE}"))
+    table = next((own[name] for name in _ID_TABLES if name in own), None)
     if table is None:
         return own
     codes = len(store.vocabulary)

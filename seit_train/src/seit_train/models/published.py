@@ -1,13 +1,14 @@
 """Published: the parameter names of checkpoints that others trained, as our models call them.
 
+    timm's ResNets         conv1, layer1 ..., fc
     DeiT, timm's ViTs      patch_embed.proj, cls_token, pos_embed, blocks.N, norm or fc_norm, head
     MAE                    the same, and a decoder: decoder_*, with a mask token of its width
     SeiT                   timm's, with a stem for embedded tokens
     SeiT++, fine-tuned     the same, and token_emb.*
     SeiT++, masked model   the same without a head, and mask_token_label, decoder_*, mlm_layer.*
 
-Our ViT has timm's names already. What is left is a function of names and tensors; files are read
-elsewhere, and what fits a certain model is decided in transfer.py.
+Our models have timm's names already. What is left is a function of names and tensors; files are
+read elsewhere, and what fits a certain model is decided in transfer.py.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_RESNET = "layer1.0.conv1.weight"
 _VIT = "blocks.0.attn.qkv.weight"
 _TOKEN_EMBEDDING = "token_emb."
 _SEITPP_MASKED = "mlm_layer.fc.weight"
@@ -47,6 +49,8 @@ class Published(NamedTuple):
 
 def translated(weights: Mapping[str, Tensor]) -> Published | None:
     """Published weights by our names, or None where the layout is none of the known ones."""
+    if _RESNET in weights:
+        return Published("timm's ResNet", dict(weights))
     if _VIT not in weights:
         return None
     if _SEITPP_MASKED in weights:

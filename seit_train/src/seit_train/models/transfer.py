@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TrainingError
 
-_ID_TABLES = ("patch_embed.ids.table.weight", "decoder_head_bias")
+_ID_TABLES = (".ids.table.weight", "decoder_head_bias")
 
 
 class Transfer(NamedTuple):
@@ -68,24 +68,23 @@ def transfer(
 
 
 def exchanged_stem(
-    state: Mapping[str, Tensor], weights: Mapping[str, Tensor], prefix: str = ""
+    state: Mapping[str, Tensor], weights: Mapping[str, Tensor], stem: str = "patch_embed."
 ) -> tuple[str, ...]:
     """The stem among what stays fresh, where it and the weights' stem were fed something else.
 
     Ranks, embedded grids and pixels are told apart by the id embedding, and where there is none by
-    the window and the channels that the convolution takes.
+    the shape of the convolution.
 
     Args:
         state: of the model.
         weights: by the model's own names.
-        prefix: of an encoder within the model.
+        stem: how its names begin in both.
     """
-    stem = f"{prefix}patch_embed."
     kinds = []
     for names in (state, weights):
         kernel = names.get(f"{stem}proj.weight")
         has_ids = f"{stem}ids.table.weight" in names
-        kinds.append((has_ids, None if kernel is None or has_ids else kernel.shape[1:]))
+        kinds.append((has_ids, None if kernel is None or has_ids else kernel.shape))
     return () if kinds[0] == kinds[1] else (stem,)
 
 

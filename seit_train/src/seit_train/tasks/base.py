@@ -43,6 +43,12 @@ class StoreFacts:
     codes: Codes | None = None
 
     @property
+    def stride(self) -> int:
+        """Pixels of a grid position along a side; 8, as of ViT-VQGAN, where nobody knows."""
+        size = None if self.codes is None else self.codes.preprocess.get("size")
+        return int(size[0]) // self.grid[0] if size else 8
+
+    @property
     def surroundings(self) -> Surroundings:
         """What augmentations may know of the store."""
         return Surroundings(self.grid, self.codebook, self.codes)
@@ -124,6 +130,17 @@ class Task(ABC):
     def evaluation_batches(self, split: Any, world: World) -> Batches:
         """Every image of a split once an epoch, in its order, over all processes together."""
         return evaluation_loader(split, self.config, world)
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """What a task does to its (unwrapped) model after each step of the optimizer.
+
+        The same on every process; nothing is random here.
+
+        Args:
+            model: as `build_model` made it.
+            progress: share of the run that is done, 0..1.
+        """
+        return
 
     def origin(self) -> dict[str, str]:
         """String facts to keep beside the weights, besides those that every run keeps."""

@@ -1,8 +1,8 @@
 """Classification from tokens: SeiT (section 3), and the fine-tuning of SeiT++.
 
-Ranks are embedded with the codebook and augmented there; a ViT with a stem adapter predicts the
-class from the result. After masked token modelling the input is ranks instead, through the id
-embedding that was learnt there (`model.embedding: ids`).
+Ranks are embedded with the codebook and augmented there; a ViT with a stem adapter, or a ResNet
+with an enlarging stem, predicts the class from the result. After masked token modelling the input
+is ranks instead, through the id embedding that was learnt there (`model.embedding: ids`).
 """
 
 import re
@@ -17,6 +17,8 @@ from seit_train.config import RunConfig, Share
 from seit_train.data import TokenBatch
 from seit_train.embed import Codebook, Metric
 from seit_train.models.probe import LinearProbe
+from seit_train.models.resnet import EnlargingStem, ResNetName, TokenResNet
+from seit_train.models.resnet import layer_of as resnet_layer_of
 from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, StemName, count_positions
 from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
@@ -29,11 +31,14 @@ class ClassifierConfig(VitConfig):
     """The ViT and what it is fed.
 
     Attributes:
+        backbone: the ViT, or a ResNet in its place: it has sizes and a stem of its own, so that of
+            the keys of a ViT it only takes drop_path.
         stem: windows of the first convolution.
         embedding: rows of the codebook, or a learned embedding of the ranks.
         ids: that learned embedding.
     """
 
+    backbone: Literal["vit", ResNetName] = "vit"
     stem: StemName = "conv4x4"
     embedding: Literal["codebook", "ids"] = "codebook"
     ids: IdConfig = IdConfig()
@@ -82,22 +87,27 @@ class Classification(Task):
         embed = None if codebook is None else Codebook(codebook, config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
         self.policy = Policy(config.augment, facts.surroundings, embed, output)
-        count_positions(config.model.stem, self.policy.size)  # refuses what does not fit
+        if config.model.backbone == "vit":
+            count_positions(config.model.stem, self.policy.size)  # refuses what does not fit
 
     def build_model(self) -> nn.Module:
-        """A ViT for the crops that the policy makes, one output a class."""
+        """A backbone for the crops that the policy makes, one output a class."""
         classes = len(self.facts.classes)
         if self.config.probe == "linear":
-            return LinearProbe(self._make_vit(0), self.config.model.width, classes)
-        return self._make_vit(classes)
+            backbone = self._make_backbone(0)
+            return LinearProbe(backbone, backbone.num_features, classes)
+        return self._make_backbone(classes)
 
-    def _make_vit(self, classes: int) -> TokenViT:
+    def _make_backbone(self, classes: int) -> TokenViT | TokenResNet:
         model, facts = self.config.model, self.facts
         source: int | IdEmbedding
         if model.embedding == "ids":
             source = IdEmbedding(facts.vocabulary_size, model.ids, facts.codebook)
         else:
             source = 0 if facts.codebook is None else facts.codebook.shape[1]
+        if model.backbone != "vit":
+            enlarging = EnlargingStem(source, facts.stride)
+            return TokenResNet(model.backbone, enlarging, classes, model.drop_path)
         stem = StemAdapter(model.stem, model.width, source)
         return TokenViT(stem, self.policy.size, model, classes=classes)
 
@@ -127,17 +137,23 @@ class Classification(Task):
         pixels, other vectors, or ids instead of the codebook.
         """
         model = model.backbone if isinstance(model, LinearProbe) else model
-        if not isinstance(model, TokenViT):
+        if not isinstance(model, TokenViT | TokenResNet):
             raise TypeError(f"expected the model of this task, got {type(model).__name__}")
+        head, stem = ("head", "patch_embed") if isinstance(model, TokenViT) else ("fc", "conv1")
         weights = {re.sub(r"^(encoder|backbone)\.", "", n): w for n, w in weights.items()}
-        fresh = exchanged_stem(model.state_dict(), weights)
-        if "head.weight" in weights and len(weights["head.weight"]) != len(self.facts.classes):
-            fresh += ("head.",)
-        return InitReport(*transfer(model, weights, model.positions, fresh=fresh))
+        fresh = exchanged_stem(model.state_dict(), weights, f"{stem}.")
+        outputs = weights.get(f"{head}.weight")
+        if outputs is not None and len(outputs) != len(self.facts.classes):
+            fresh += (f"{head}.",)
+        positions = model.positions if isinstance(model, TokenViT) else self.policy.size
+        return InitReport(*transfer(model, weights, positions, fresh=fresh))
 
     def layer_of(self, parameter: str) -> int:
         """Stem and positions, blocks, head, as timm groups them."""
-        return layer_of(parameter.removeprefix("backbone."), self.config.model.depth)
+        model, name = self.config.model, parameter.removeprefix("backbone.")
+        if model.backbone != "vit":
+            return resnet_layer_of(name, model.backbone)
+        return layer_of(name, model.depth)
 
 
 PLUGIN = Classification
