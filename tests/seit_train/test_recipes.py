@@ -1,5 +1,6 @@
 """Every recipe that ships: its header, its settings, its model, and each key changed."""
 
+import json
 import shlex
 from dataclasses import replace
 
