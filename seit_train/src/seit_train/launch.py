@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 
 from seit_train.checkpoint import has_checkpoint
-from seit_train.config import DEFAULT_RECIPE, DataConfig, RunConfig, make_config, read_recipe
+from seit_train.config import DEFAULT_RECIPE, RunConfig, make_config, read_recipe
+from seit_train.data import cached, training_split
 from seit_train.distributed import joined_world, wait_for_all
 from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError
-from tokenstore.reader import Split, Store, open_store
+from tokenstore.reader import Store, open_store
 from tokenstore.registry import find
 
 _log = logging.getLogger(__name__)
@@ -76,9 +77,9 @@ def train(request: TrainRequest) -> Outcome:
     with joined_world() as world:
         store = open_store(request.store)
         run = _run(request, store)
-        store = _cached(store, run.config.data)
+        store = cached(store, run.config.data)
         val = store.splits.get("val")
-        trainer = Trainer(run, world, _training_split(store), val or None)
+        trainer = Trainer(run, world, training_split(store, run.config.data), val or None)
         if has_checkpoint(run.last):
             trainer.resume()
         elif request.init is not None:
@@ -115,20 +116,6 @@ def _run(request: TrainRequest, store: Store) -> Run:
     run = Run(request.folder, requested_config(request), StoreIdentity.of(store))
     run.refuse_taken_folder()
     return run
-
-
-def _cached(store: Store, data: DataConfig) -> Store:
-    """The same store through the run's cache, if it has one."""
-    if data.cache is None:
-        return store
-    return open_store(store.url, cache=data.cache, cache_bytes=data.cache_bytes)
-
-
-def _training_split(store: Store) -> Split:
-    if "train" not in store:
-        known = ", ".join(store)
-        raise UsageError(f"store '{store.url}' has no split 'train', only: {known}")
-    return store["train"]
 
 
 def _resumed(request: TrainRequest, store: Store) -> Run:

@@ -33,6 +33,7 @@ from seit_train.run import Run
 from seit_train.signals import StopRequest
 from tokenstore.errors import Interrupted, TrainingError
 from tokenstore.loader import TokenLoader
+from tokenstore.mixture import AnySplit
 from tokenstore.reader import Split
 
 
@@ -65,7 +66,7 @@ class Trainer:
 
     # ---- model, optimizer, data -----------------------------------------------------------------
 
-    def __init__(self, run: Run, world: World, train: Split, val: Split | None) -> None:
+    def __init__(self, run: Run, world: World, train: AnySplit, val: Split | None) -> None:
         """Build everything as it is before the first step."""
         config, device = run.config, world.device
         self.run, self.world, self.config, self.train = run, world, config, train
