@@ -3,7 +3,7 @@
     sampling.py  a sample of one split          forms.py    Table 1 of SeiT, measured on it
     codes.py     how popular the codes are      gallery.py  originals, tokens, reconstructions
     rejects.py   what was refused, and why      charts.py   geometry of the drawings
-    page.py      the page itself, from page.html.jinja
+    page.py      the page itself, from page.html.jinja; templates.py what other pages share with it
 
 `report_on` measures, `page.render` writes. Every number comes from the store; nothing here checks
 that the store is sound beyond what reading it checks: that is for `verify`.
