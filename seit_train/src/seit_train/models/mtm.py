@@ -139,6 +139,13 @@ def patch_ranks(ranks: Tensor, patch: int) -> Tensor:
     return split.transpose(2, 3).reshape(batch, -1, patch * patch)
 
 
+def unpatch(values: Tensor, size: tuple[int, int], patch: int) -> Tensor:
+    """The reverse of `patch_ranks`: [B,N,patch*patch] -> [B,*size]."""
+    rows, columns = size[0] // patch, size[1] // patch
+    split = values.reshape(len(values), rows, columns, patch, patch)
+    return split.transpose(2, 3).reshape(len(values), *size)
+
+
 def take_rows(rows: Tensor, places: Tensor) -> Tensor:
     """[B,N,d] and int64 [B,n] -> [B,n,d]: some rows of each image, in the order asked."""
     batch, count = places.shape

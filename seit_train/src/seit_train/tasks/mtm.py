@@ -6,7 +6,7 @@ classification starts from.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook, Metric
 from seit_train.models.masking import MaskConfig, draw_plan, fixed_plan
-from seit_train.models.mtm import DecoderConfig, MtmModel, patch_ranks
+from seit_train.models.mtm import DecoderConfig, MtmModel, patch_ranks, unpatch
 from seit_train.models.stem import STEMS, IdConfig, IdEmbedding, StemAdapter, count_positions
 from seit_train.models.transfer import transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
@@ -60,6 +60,20 @@ class MtmConfig(RunConfig):
     mask: MaskConfig = MaskConfig()
     augment: PolicyEntries = ({"random_resized_crop": {"scale": [0.2, 1.0]}},)
     requantise: Metric = "cosine"
+
+
+class Completion(NamedTuple):
+    """Crops with masked places, and what was guessed for them.
+
+    Attributes:
+        ranks: int64 [B,h,w], as they are.
+        masked: bool [B,h,w], which of them were hidden.
+        guessed: int64 [B,h,w], `ranks` with guesses at the hidden places.
+    """
+
+    ranks: Tensor
+    masked: Tensor
+    guessed: Tensor
 
 
 class MaskedTokenModelling(Task):
@@ -128,6 +142,19 @@ class MaskedTokenModelling(Task):
         total, images = sum_over_processes(sums).tolist()
         loss, unigram = total / images, _entropy(sum_over_processes(counts))
         return {"val_loss": loss, "val_unigram": unigram, "val_gain": 1 - loss / unigram}
+
+    def complete(self, model: nn.Module, batch: TokenBatch) -> Completion:
+        """Guess what lies under the masks of `evaluate`: the likeliest rank at each place."""
+        ranks = self.policy.to(batch.ranks.device).plain(batch.ranks)
+        plan, counts = fixed_plan(batch.index, self.positions, self.config.mask)
+        guesses = model(ranks, plan).argmax(dim=-1)  # [B,N,p], in the order of plan.masked
+        patch = STEMS[self.config.model.stem].kernel
+        hidden = torch.arange(self.positions, device=ranks.device) < counts[:, None]
+        order = plan.masked.argsort(dim=1)  # from the order of the plan to that of the grid
+        guessed = guesses.take_along_dim(order[..., None], dim=1)
+        masked = hidden.take_along_dim(order, dim=1)[..., None].expand_as(guessed)
+        masked, guessed = (unpatch(values, self.policy.size, patch) for values in (masked, guessed))
+        return Completion(ranks, masked, torch.where(masked, guessed, ranks))
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
         """Go on from another masked run, or start the encoder from a classifier with id stem."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import jinja2
 
+from tokenstore.errors import UsageError
+
 
 def environment(*folders: Path) -> jinja2.Environment:
     """Templates of these folders, then those that all pages share, with the filters below."""
@@ -29,6 +31,16 @@ def environment(*folders: Path) -> jinja2.Environment:
         compact=compact,
     )
     return made
+
+
+def refuse_missing_folder(page: Path) -> None:
+    """Refuse, before any work, a page that cannot be written.
+
+    Raises:
+        UsageError: the folder that it shall lie in is not there.
+    """
+    if not page.resolve().parent.is_dir():
+        raise UsageError(f"folder '{page.parent}' does not exist. Make it, or name another.")
 
 
 def number(value: float) -> str:
