@@ -49,8 +49,7 @@ class Predictions(Section):
     def look(cls, material: Material, sample: int) -> Findings:
         """Predict, count, and show where the label's probability is the smallest."""
         numbers, classes = material.numbers(sample), material.trained.run.store.classes
-        probabilities, labels = _probabilities(material, numbers)
-        best = probabilities.argmax(dim=1)
+        probabilities, best, labels = _predicted(material, numbers)
         counts = confusion(labels, best, len(classes))
         own = probabilities.gather(1, labels[:, None])[:, 0]
         worst = own.argsort(stable=True)[:WORST]
@@ -88,16 +87,20 @@ class _Worst:
         self.numbers, self.labels, self.best, self.own = numbers, labels, best, own
 
 
-def _probabilities(material: Material, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Float32 [n,classes] and labels int64 [n], on the CPU."""
+def _predicted(material: Material, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities float32 [n,classes], predictions and labels int64 [n], on the CPU."""
     trained = material.trained
     task = cast(Classifies, trained.task)
-    rows, labels = [], []
+    rows, best, labels = [], [], []
     with trained.computing():
         for batch in material.batches(numbers):
-            rows.append(functional.softmax(task.logits(trained.model, batch), dim=1).cpu())
+            logits = task.logits(trained.model, batch)
+            rows.append(functional.softmax(logits, dim=1).cpu())
+            # As `evaluate` does, because in bf16 two classes can have the same logit.
+            best.append(logits.topk(min(5, logits.shape[1])).indices[:, 0].cpu())
             labels.append(batch.labels)
-    return torch.cat(rows), torch.cat([each.cpu() for each in labels if each is not None])
+    labelled = torch.cat([each.cpu() for each in labels if each is not None])
+    return torch.cat(rows), torch.cat(best), labelled
 
 
 def confusion(labels: Tensor, predicted: Tensor, classes: int) -> Counts:
