@@ -146,6 +146,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        self.task.after_step(self.model, self.step / self.steps)
         if self.average is not None:
             self.average.update(self.model)
         return StepRecord(batch.index, {**scalars, "grad_norm": norm})

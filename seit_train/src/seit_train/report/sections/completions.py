@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seit_train.augment.crop import center_crop
 from seit_train.data import TokenBatch
 from seit_train.evaluate.trained import Trained
+from seit_train.methods.base import Completion
 from seit_train.report.blocks import Figure, Frame, Gallery, Text
 from seit_train.report.material import Material, Pictures
 from seit_train.report.sections.base import Findings, Section
@@ -20,28 +21,12 @@ SHOWN = 9
 _GREY = 128
 
 
-class Completed(Protocol):
-    """Crops int64 [B,h,w], what was masked of them, bool, and the crops with guesses there."""
-
-    @property
-    def ranks(self) -> Tensor:
-        """As they are."""
-
-    @property
-    def masked(self) -> Tensor:
-        """Where they were hidden."""
-
-    @property
-    def guessed(self) -> Tensor:
-        """With guesses there."""
-
-
 @runtime_checkable
 class Completes(Protocol):
     """A task that guesses what lies under masks."""
 
-    def complete(self, model: nn.Module, batch: TokenBatch) -> Completed:
-        """Of centre crops of a batch."""
+    def complete(self, model: nn.Module, batch: TokenBatch) -> Completion | None:
+        """Of centre crops of a batch; None where the method guesses none."""
 
 
 class Completions(Section):
@@ -64,6 +49,8 @@ class Completions(Section):
         batch = material.batch(numbers)
         with trained.computing():
             done = task.complete(trained.model, batch)
+        if done is None:
+            return Findings((Text("This method guesses no ranks, so there is nothing to show."),))
         size = done.ranks.shape[1], done.ranks.shape[2]
         filled = batch.ranks.clone()  # what lies around a crop is decoded too, then cut off
         center_crop(filled, size).copy_(done.guessed)
