@@ -96,6 +96,8 @@ class BroaderContext(Context):
         self._move(encoder, 1.0)
 
     def _move(self, encoder: TokenViT, share: float) -> None:
-        teachers: list[Tensor] = [*self.teacher_encoder.parameters(),
-        *self.teacher_projector.parameters()] students: list[Tensor] = [*encoder.parameters(),
-        *self.projector.parameters()] torch._foreach_lerp_(teachers, students, share)
+        teachers: list[Tensor] = list(self.teacher_encoder.parameters())
+        students: list[Tensor] = list(encoder.parameters())
+        teachers += self.teacher_projector.parameters()
+        students += self.projector.parameters()
+        torch._foreach_lerp_(teachers, students, share)
