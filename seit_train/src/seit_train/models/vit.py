@@ -131,6 +131,7 @@ class TokenViT(nn.Module):
         """
         super().__init__()
         width, depth = config.width, config.depth
+        self.num_features = width
         self.positions = count_positions(stem.stem, grid)
         self.patch_embed = stem
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
