@@ -14,6 +14,7 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from seit_train.models.dropout import use_device_dropout
 from seit_train.models.stem import StemAdapter, count_positions
 
 _Positive = Annotated[int, Field(gt=0)]
@@ -130,6 +131,7 @@ class TokenViT(nn.Module):
         """
         super().__init__()
         width, depth = config.width, config.depth
+        self.num_features = width
         self.positions = count_positions(stem.stem, grid)
         self.patch_embed = stem
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -155,6 +157,7 @@ class TokenViT(nn.Module):
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, classes) if classes else nn.Identity()
         init_transformer(self)
+        use_device_dropout(self)
 
     def tokenize(self, tokens: Tensor) -> Tensor:
         """A batch as the stem takes it -> float [B,N,width], positions not yet added."""
