@@ -21,7 +21,7 @@ import numpy as np
 
 from tokenstore.errors import CorruptRecord, CorruptStore, Mismatch, UnknownName, UsageError
 from tokenstore.loader_state import LoaderState, Worker
-from tokenstore.mixture import AnySplit
+from tokenstore.mixture import AnySplit, mask_shape
 from tokenstore.order import Order, Shuffled, Unshuffled
 from tokenstore.placing import LoaderBatch
 from tokenstore.residency import RESIDENCIES, Feed, Residency, choose, feed_of
@@ -69,6 +69,7 @@ class TokenLoader:
         shuffle: Literal["full", "shards", "none"] = "full",
         sampler: Order | None = None,
         keys: bool = False,
+        masks: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         prefetch_bytes: int = _AHEAD_BYTES,
     ) -> None:
@@ -78,14 +79,13 @@ class TokenLoader:
             split: what to iterate over.
             batch_size: rows of each batch on this process.
             seed: with the epoch, decides the order.
-            rank: number of this process.
-            world_size: number of processes that share every global batch.
+            rank, world_size: number of this process, and of all that share a global batch.
             device: torch device of the batches; None gives numpy arrays and loads no torch.
             residency: `stream`, `ram`, `device` or `auto`; see `tokenstore.residency`.
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
             shuffle: the whole split each epoch, a few `shards` at a time, or `none`.
             sampler: another order, which says how long an epoch is, instead of `shuffle`.
-            keys: whether batches carry the samples' keys.
+            keys, masks: whether batches carry keys; and masks, on the device like the ranks.
             on_error: whether damaged records `raise`, or become invalid rows in `skipped`.
             prefetch_bytes: how much may be read before it is asked for; at least one batch is.
 
@@ -95,9 +95,9 @@ class TokenLoader:
         """
         self.split, self.batch_size, self.seed = split, batch_size, operator.index(seed)
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.residency, self.last, self.shuffle, self.keys = residency, last, shuffle, keys
-        self.on_error, self.prefetch_bytes = on_error, prefetch_bytes
-        self.epoch, self.position = 0, 0  # of the next batch; position counts images
+        self.residency, self.last, self.shuffle = residency, last, shuffle
+        self.keys, self.masks, self.on_error = keys, masks, on_error
+        self.prefetch_bytes, self.epoch, self.position = prefetch_bytes, 0, 0  # of the next batch
         self.skipped: dict[str, int] = {}
         self.order = self._whole_split() if sampler is None else sampler
         self._worker: Worker | None = None  # whose position this is, inside a DataLoader
@@ -169,6 +169,11 @@ class TokenLoader:
             )
         if self.device is None and self.residency == "device":
             raise UsageError("residency 'device' needs a device, got None: pass device='cpu', say")
+        if self.masks and "mask" not in self.split.columns:
+            raise UsageError(
+                f"split '{self.split.name}' of '{self.split.store.url}' has no masks to load. "
+                "Build the store from images with masks."
+            )
         if self.prefetch_bytes < 0:
             raise UsageError(f"prefetch_bytes is {self.prefetch_bytes}: give 0 or more")
         if self.last == "drop" and len(self.order) < self.global_batch:
@@ -218,10 +223,12 @@ class TokenLoader:
     def _fed(self) -> Feed:
         """What gives the batches, filled and kept; decides an `auto` residency."""
         if self._feed is None:
+            manifest, skip = self.split.store.manifest, self.on_error == "skip"
+            mask = mask_shape(self.split) if self.masks else (0, 0)
             if self.residency == "auto":
-                self.residency = choose(self.split, self.device)
-            grid, skip = self.split.store.manifest.grid, self.on_error == "skip"
-            ahead = Ahead(self.batch_size, grid, self.prefetch_bytes, self.keys, skip)
+                self.residency = choose(self.split, self.device, mask)
+            limit, keys = self.prefetch_bytes, self.keys
+            ahead = Ahead(self.batch_size, manifest.grid, limit, keys, skip, mask)
             self._feed = feed_of(self.residency, self.split, self.device, ahead)
         return self._feed
 
