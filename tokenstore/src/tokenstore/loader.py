@@ -55,6 +55,9 @@ class TokenLoader:
         >>> for batch in loader: ...                                           # doctest: +SKIP
     """
 
+    _worker: Worker | None = None  # whose position this is, inside a DataLoader
+    _feed: Feed | None = None
+
     def __init__(  # noqa: PLR0913 - the public contract: all but the split are options
         self,
         split: AnySplit,
@@ -79,13 +82,15 @@ class TokenLoader:
             split: what to iterate over.
             batch_size: rows of each batch on this process.
             seed: with the epoch, decides the order.
-            rank, world_size: number of this process, and of all that share a global batch.
+            rank: number of this process.
+            world_size: number of processes that share every global batch.
             device: torch device of the batches; None gives numpy arrays and loads no torch.
             residency: `stream`, `ram`, `device` or `auto`; see `tokenstore.residency`.
             last: `pad` fills the last batch up (`valid` tells), `drop` leaves it out.
             shuffle: the whole split each epoch, a few `shards` at a time, or `none`.
             sampler: another order, which says how long an epoch is, instead of `shuffle`.
-            keys, masks: whether batches carry keys; and masks, on the device like the ranks.
+            keys: whether batches carry the samples' keys.
+            masks: whether they carry the samples' masks, on the device like the ranks.
             on_error: whether damaged records `raise`, or become invalid rows in `skipped`.
             prefetch_bytes: how much may be read before it is asked for; at least one batch is.
 
@@ -100,8 +105,6 @@ class TokenLoader:
         self.prefetch_bytes, self.epoch, self.position = prefetch_bytes, 0, 0  # of the next batch
         self.skipped: dict[str, int] = {}
         self.order = self._whole_split() if sampler is None else sampler
-        self._worker: Worker | None = None  # whose position this is, inside a DataLoader
-        self._feed: Feed | None = None
         self._refuse_nonsense()
         if device is not None or "torch" in sys.modules:
             _tell_torch()
