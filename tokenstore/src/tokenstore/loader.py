@@ -23,7 +23,7 @@ import numpy as np
 from tokenstore.errors import CorruptRecord, CorruptStore, Mismatch, UnknownName, UsageError
 from tokenstore.fetch_ahead import FetchAhead, fetch_ahead
 from tokenstore.loader_state import FULL, LoaderState, Worker
-from tokenstore.mixture import AnySplit
+from tokenstore.mixture import AnySplit, mask_shape
 from tokenstore.order import Order, Shuffled, Unshuffled, description_of
 from tokenstore.placing import LoaderBatch
 from tokenstore.residency import RESIDENCIES, Feed, Residency, choose, feed_of
@@ -57,6 +57,10 @@ class TokenLoader:
         >>> for batch in loader: ...                                           # doctest: +SKIP
     """
 
+    _worker: Worker | None = None  # whose position this is, inside a DataLoader
+    _feed: Feed | None = None
+    _ahead: FetchAhead | None = None
+
     def __init__(  # noqa: PLR0913 - the public contract: all but the split are options
         self,
         split: AnySplit,
@@ -71,6 +75,7 @@ class TokenLoader:
         shuffle: Literal["full", "shards", "none"] = "full",
         sampler: Order | None = None,
         keys: bool = False,
+        masks: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         prefetch_bytes: int = _AHEAD_BYTES,
     ) -> None:
@@ -88,6 +93,7 @@ class TokenLoader:
             shuffle: the whole split each epoch, a few `shards` at a time, or `none`.
             sampler: another order, which says how long an epoch is, instead of `shuffle`.
             keys: whether batches carry the samples' keys.
+            masks: whether they carry the samples' masks, on the device like the ranks.
             on_error: whether damaged records `raise`, or become invalid rows in `skipped`.
             prefetch_bytes: how much may be read before it is asked for; at least one batch is.
 
@@ -97,14 +103,11 @@ class TokenLoader:
         """
         self.split, self.batch_size, self.seed = split, batch_size, operator.index(seed)
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.residency, self.last, self.shuffle, self.keys = residency, last, shuffle, keys
-        self.on_error, self.prefetch_bytes = on_error, prefetch_bytes
-        self.epoch, self.position = 0, 0  # of the next batch; position counts images
+        self.residency, self.last, self.shuffle = residency, last, shuffle
+        self.keys, self.masks, self.on_error = keys, masks, on_error
+        self.prefetch_bytes, self.epoch, self.position = prefetch_bytes, 0, 0  # of the next batch
         self.skipped: dict[str, int] = {}
         self.order = self._whole_split() if sampler is None else sampler
-        self._worker: Worker | None = None  # whose position this is, inside a DataLoader
-        self._feed: Feed | None = None
-        self._ahead: FetchAhead | None = None
         self._refuse_nonsense()
         if device is not None or "torch" in sys.modules:
             _tell_torch()
@@ -180,6 +183,11 @@ class TokenLoader:
             )
         if self.device is None and self.residency == "device":
             raise UsageError("residency 'device' needs a device, got None: pass device='cpu', say")
+        if self.masks and "mask" not in self.split.columns:
+            raise UsageError(
+                f"split '{self.split.name}' of '{self.split.store.url}' has no masks to load. "
+                "Build the store from images with masks."
+            )
         if self.prefetch_bytes < 0:
             raise UsageError(f"prefetch_bytes is {self.prefetch_bytes}: give 0 or more")
         if self.last == "drop" and len(self.order) < self.global_batch:
@@ -234,10 +242,12 @@ class TokenLoader:
     def _fed(self) -> Feed:
         """What gives the batches, filled and kept; decides an `auto` residency."""
         if self._feed is None:
+            manifest, skip = self.split.store.manifest, self.on_error == "skip"
+            mask = mask_shape(self.split) if self.masks else (0, 0)
             if self.residency == "auto":
-                self.residency = choose(self.split, self.device)
-            grid, skip = self.split.store.manifest.grid, self.on_error == "skip"
-            ahead = Ahead(self.batch_size, grid, self.prefetch_bytes, self.keys, skip)
+                self.residency = choose(self.split, self.device, mask)
+            limit, keys = self.prefetch_bytes, self.keys
+            ahead = Ahead(self.batch_size, manifest.grid, limit, keys, skip, mask)
             self._feed = feed_of(self.residency, self.split, self.device, ahead)
             if self.residency == "stream":
                 self._ahead = fetch_ahead(self.split, self.order)
