@@ -35,6 +35,7 @@ class TokenBatch:
         valid: bool [B], False on rows that only pad the last batch of an evaluation.
         index: int64 [B], sample numbers in the split.
         keys: names of the samples where they were asked for.
+        masks: uint8 [B,H,W] where they were asked for.
     """
 
     ranks: Tensor
@@ -42,6 +43,7 @@ class TokenBatch:
     valid: Tensor
     index: Tensor
     keys: list[str] | None
+    masks: Tensor | None = None
 
     def rows(self, some: slice) -> "TokenBatch":
         """Some of its rows."""
@@ -51,6 +53,7 @@ class TokenBatch:
             self.valid[some],
             self.index[some],
             None if self.keys is None else self.keys[some],
+            None if self.masks is None else self.masks[some],
         )
 
 

@@ -22,6 +22,21 @@ from seit_train.data import TokenBatch
 
 
 @dataclass(frozen=True)
+class MaskFacts:
+    """What the masks of a store are.
+
+    Attributes:
+        size: rows and columns of every mask.
+        classes: names in the order of their numbers.
+        ignore: the number of pixels whose class is not known, or None.
+    """
+
+    size: tuple[int, int]
+    classes: tuple[str, ...]
+    ignore: int | None
+
+
+@dataclass(frozen=True)
 class StoreFacts:
     """What a task must know of the store it trains on.
 
@@ -32,6 +47,7 @@ class StoreFacts:
         classes: class names in label order; empty where the store has no labels.
         counts: int64 [K], how often each rank occurs in the train split.
         codes: what the ranks mean, or None where nobody knows.
+        masks: what its masks are, or None where there are none.
     """
 
     vocabulary_size: int
@@ -40,6 +56,7 @@ class StoreFacts:
     classes: tuple[str, ...]
     counts: Tensor
     codes: Codes | None = None
+    masks: MaskFacts | None = None
 
     @property
     def surroundings(self) -> Surroundings:
@@ -72,6 +89,7 @@ class Task(ABC):
     best_metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     uses_labels: ClassVar[bool] = True
+    uses_masks: ClassVar[bool] = False
 
     def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
         """Keep configuration and store facts; refuse a recipe that does not fit the store.
