@@ -57,7 +57,9 @@ class TokenBatch:
         )
 
 
-def training_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
+def training_loader(
+    split: Split, config: RunConfig, world: World, *, masks: bool = False
+) -> TokenLoader:
     """Full batches in a `training_order`, `config.batch_size` rows over all processes together.
 
     Raises:
@@ -82,12 +84,14 @@ def training_loader(split: Split, config: RunConfig, world: World) -> TokenLoade
         )
     if world.is_first and config.data.fraction < 1:
         _log.info("data.fraction %g: %d rows an epoch", config.data.fraction, len(order))
-    return _loader(split, config, world, order)
+    return _loader(split, config, world, order, masks)
 
 
-def evaluation_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
+def evaluation_loader(
+    split: Split, config: RunConfig, world: World, *, masks: bool = False
+) -> TokenLoader:
     """Every image of a split once an epoch, in its order, over all processes together."""
-    return _loader(split, config, world, None)
+    return _loader(split, config, world, None, masks)
 
 
 def training_order(split: Split, config: RunConfig) -> Order:
@@ -116,7 +120,9 @@ def training_order(split: Split, config: RunConfig) -> Order:
 def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
     """The batches of (the rest of) one epoch."""
     for batch in loader:
-        yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
+        yield TokenBatch(
+            batch.ranks, batch.labels, batch.valid, batch.index, batch.keys, batch.masks
+        )
 
 
 def _shard_counts(split: Split, samples: Numbers | None) -> tuple[int, ...]:
@@ -127,7 +133,9 @@ def _shard_counts(split: Split, samples: Numbers | None) -> tuple[int, ...]:
     return tuple(np.diff(ends, prepend=0).tolist())
 
 
-def _loader(split: Split, config: RunConfig, world: World, order: Order | None) -> TokenLoader:
+def _loader(
+    split: Split, config: RunConfig, world: World, order: Order | None, masks: bool
+) -> TokenLoader:
     """A loader of full batches in this order, or of the whole split as it stands."""
     return TokenLoader(
         split,
@@ -140,4 +148,5 @@ def _loader(split: Split, config: RunConfig, world: World, order: Order | None) 
         last="pad" if order is None else "drop",
         shuffle="none",
         sampler=order,
+        masks=masks,
     )

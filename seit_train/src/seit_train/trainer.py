@@ -73,8 +73,11 @@ class Trainer:
         self.task = run.task(config, run.store.facts())
         self.model: nn.Module = self.task.build_model().to(device)
         self.optimizer = make_optimizer(self.model, config, self.task.layer_of)
-        self.loader = training_loader(train, config, world)
-        self.val_loader = None if val is None else evaluation_loader(val, config, world)
+        masks = self.task.uses_masks
+        self.loader = training_loader(train, config, world, masks=masks)
+        self.val_loader = None
+        if val is not None:
+            self.val_loader = evaluation_loader(val, config, world, masks=masks)
         self.steps_per_epoch = len(self.loader)
         self.steps = config.steps or max(1, round((config.epochs or 0) * self.steps_per_epoch))
         self.schedule = make_schedule(self.optimizer, config, self.steps, self.steps_per_epoch)

@@ -6,6 +6,7 @@ imports torch before a command runs, so that `seit-train --help` is quick.
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
@@ -39,13 +40,19 @@ def main() -> None:
             logging.getLogger(package).setLevel(logging.INFO)
 
 
-def training_command(task: str, purpose: str, next_command: str) -> click.Command:
+Remark = Callable[["Outcome", str], list[str]]  # lines of a report on a run and its store
+
+
+def training_command(
+    task: str, purpose: str, next_command: str, remark: Remark | None = None
+) -> click.Command:
     """The command `seit-train TASK STORE -o RUN ...`.
 
     Args:
         task: name of the task and of the command.
         purpose: what the command does, for its help page.
         next_command: what to do with the run afterwards, with {store} and {run} to fill in.
+        remark: what else there is to say of a run that has ended.
     """
 
     @click.command(
@@ -83,6 +90,8 @@ def training_command(task: str, purpose: str, next_command: str) -> click.Comman
         outcome = train(request)
         if outcome.is_first:
             click.echo(training_report(outcome, next_command.format(store=store, run=output)))
+            for line in [] if remark is None else remark(outcome, store):
+                click.echo(line)
 
     return command
 

@@ -91,6 +91,11 @@ class Task(ABC):
     uses_labels: ClassVar[bool] = True
     uses_masks: ClassVar[bool] = False
 
+    @property
+    def uses_classes(self) -> bool:
+        """Whether the names of classes, of images or of pixels, mean something to it."""
+        return self.uses_labels or self.uses_masks
+
     def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
         """Keep configuration and store facts; refuse a recipe that does not fit the store.
 
