@@ -39,6 +39,7 @@ class TokenBatch:
         valid: bool [B], False on rows that only pad the last batch of an evaluation.
         index: int64 [B], sample numbers in the split.
         keys: names of the samples where they were asked for.
+        masks: uint8 [B,H,W] where they were asked for.
     """
 
     ranks: Tensor
@@ -46,6 +47,7 @@ class TokenBatch:
     valid: Tensor
     index: Tensor
     keys: list[str] | None
+    masks: Tensor | None = None
 
     def rows(self, some: slice) -> "TokenBatch":
         """Some of its rows."""
@@ -55,6 +57,7 @@ class TokenBatch:
             self.valid[some],
             self.index[some],
             None if self.keys is None else self.keys[some],
+            None if self.masks is None else self.masks[some],
         )
 
 
@@ -77,11 +80,6 @@ def training_split(store: Store, data: DataConfig) -> AnySplit:
                 f"train on '{other.url}' and mix in '{store.url}'"
             )
     return MixedSplit([own, *map(_train, others)])
-
-
-def cached(store: Store, data: DataConfig) -> Store:
-    """The same store through the run's cache, if it has one."""
-    return store if data.cache is None else open_store(store.url, **_caching(data))
 
 
 class Samples(Protocol):
@@ -110,13 +108,15 @@ class Batches(Protocol):
         """Stand where another one stood."""
 
 
-def training_loader(split: AnySplit, config: RunConfig, world: World) -> TokenLoader:
+def training_loader(
+    split: AnySplit, config: RunConfig, world: World, *, masks: bool = False
+) -> TokenLoader:
     """Full batches in a `training_order`, `config.batch_size` rows over all processes together.
 
     Raises:
         UsageError: the batch cannot be divided as asked, or is larger than an epoch.
     """
-    return _loader(split, config, world, whole_batches(split, config, world))
+    return _loader(split, config, world, whole_batches(split, config, world), masks)
 
 
 def whole_batches(split: Any, config: RunConfig, world: World) -> Order:
@@ -152,9 +152,11 @@ def whole_batches(split: Any, config: RunConfig, world: World) -> Order:
     return order
 
 
-def evaluation_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
+def evaluation_loader(
+    split: Split, config: RunConfig, world: World, *, masks: bool = False
+) -> TokenLoader:
     """Every image of a split once an epoch, in its order, over all processes together."""
-    return _loader(split, config, world, None)
+    return _loader(split, config, world, None, masks)
 
 
 def training_order(split: AnySplit, config: RunConfig) -> Order:
@@ -178,7 +180,9 @@ def iterate(loader: Batches) -> Iterator[TokenBatch]:
         if isinstance(batch, TokenBatch):
             yield batch
         else:
-            yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
+            yield TokenBatch(
+                batch.ranks, batch.labels, batch.valid, batch.index, batch.keys, batch.masks
+            )
 
 
 def _order_of_one(split: Split, config: RunConfig) -> Order:
@@ -216,7 +220,9 @@ def _caching(data: DataConfig) -> dict[str, Any]:
     return {"cache": data.cache, "cache_bytes": data.cache_bytes}
 
 
-def _loader(split: AnySplit, config: RunConfig, world: World, order: Order | None) -> TokenLoader:
+def _loader(
+    split: AnySplit, config: RunConfig, world: World, order: Order | None, masks: bool
+) -> TokenLoader:
     """A loader of full batches in this order, or of the whole split as it stands."""
     return TokenLoader(
         split,
@@ -229,4 +235,5 @@ def _loader(split: AnySplit, config: RunConfig, world: World, order: Order | Non
         last="pad" if order is None else "drop",
         shuffle="none",
         sampler=order,
+        masks=masks,
     )
