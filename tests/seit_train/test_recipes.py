@@ -13,6 +13,7 @@ from seit_train.checkpoint import MODEL
 from seit_train.config import make_config, parse_recipe, read_recipe, recipe_names, recipe_text
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
 from seit_train.recipe_card import read_card, recipe_cards
+from seit_train.tasks.base import MaskFacts
 from tests.toy_facts import make_facts
 from tokenstore.errors import TrainingError, UsageError
 from tokenstore.registry import find
@@ -36,6 +37,11 @@ PUBLISHED = {
 def facts_of(name, task):
     if task == "tokenadapt":
         return replace(PAIRS, grid=(64, 32))
+    if task == "segment":
+        side = 64 if name.startswith("ade20k") else 32
+        facts = make_facts(side=side, codes=391, width=32, classes=0)
+        masks = MaskFacts((8 * side, 8 * side), ("sky", "road", "tree"), None)
+        return replace(facts, masks=masks)
     return COARSE if name == "mage_vitb_in1k" else FACTS
 
 
@@ -137,7 +143,7 @@ def test_lines_that_belong_together_are_joined():
 PUBLISHED_TOKENS = [
     (name, task)
     for name, task in SECTIONS
-    if task not in ("pixels", "tokenadapt") and name not in ("cpu_tiny", "gpu_small")
+    if task not in ("pixels", "tokenadapt", "segment") and name not in ("cpu_tiny", "gpu_small")
 ]
 
 

@@ -131,12 +131,16 @@ class Classification(Task):
     def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
         """Loss, top-1 and top-5 of centre crops; see `seit_train.scoring.hits`."""
         device = next(model.parameters()).device
-        policy = self.policy.to(device)
         scored = (
-            Scored(model(policy.plain(batch.ranks)), labels_of(batch), batch.valid)
-            for batch in batches
+            Scored(self.logits(model, batch), labels_of(batch), batch.valid) for batch in batches
         )
         return hits(scored, device)
+
+    def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """What the model says of plain centre crops, float32 [B,classes]."""
+        plain = self.policy.to(batch.ranks.device).plain(batch.ranks)
+        logits: Tensor = model(plain).float()
+        return logits
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
         """Start from the encoder of a masked run, from another classifier, or from a published ViT.

@@ -18,7 +18,7 @@ from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook, Metric
-from seit_train.methods.base import Method, MtmModelConfig, Scene
+from seit_train.methods.base import Completion, Method, MtmModelConfig, Scene
 from seit_train.methods.lut import Lut, LutOptions
 from seit_train.methods.mage import Mage, MageOptions
 from seit_train.methods.mtm import Mtm
@@ -148,6 +148,13 @@ class MaskedTokenModelling(Task):
         if not self.method.guesses:
             return {"val_loss": loss}
         return {"val_loss": loss, "val_unigram": unigram, "val_gain": 1 - loss / unigram}
+
+    def complete(self, model: nn.Module, batch: TokenBatch) -> Completion | None:
+        """Centre crops with guesses under the masks of `evaluate`; None where none are made."""
+        if not self.method.guesses:
+            return None
+        ranks = self.policy.to(batch.ranks.device).plain(batch.ranks)
+        return self.method.complete(model, ranks, batch.index)
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
         """Go on from another masked run, or start the encoder from a classifier or a published ViT.
