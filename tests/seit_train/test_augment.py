@@ -108,7 +108,7 @@ def test_an_image_gets_synonyms_or_a_swap_or_neither_as_often_as_asked():
 
 def test_targets_mix_by_the_area_that_was_pasted():
     view = numbered(300)
-    mixed, targets = make({"cutmix": {}})(view, seeded(5))
+    mixed, targets, _ = make({"cutmix": {}})(view, seeded(5))
     owner = mixed // 64
     area = torch.stack([(owner == image).double().mean(dim=(1, 2)) for image in range(300)], dim=1)
     assert torch.allclose(targets.double(), area, atol=1e-6)
@@ -134,7 +134,7 @@ def test_cutmix_of_ranks_and_of_their_vectors_is_the_same():
 
 
 def test_images_are_left_alone_as_often_as_asked():
-    _, targets = make({"cutmix": {"p": 0.3}}, side=32)(numbered(1000, 32), seeded(8))
+    _, targets, _ = make({"cutmix": {"p": 0.3}}, side=32)(numbered(1000, 32), seeded(8))
     assert (targets.diagonal() == 1).double().mean() == pytest.approx(0.7, abs=0.06)
 
 
@@ -150,7 +150,7 @@ def test_shares_follow_the_beta_distribution(alpha):
 
 def test_mixup_blends_vectors_and_targets_by_one_share():
     grids = torch.eye(50)[:, :, None, None].expand(50, 50, 4, 4)  # channel i is image i
-    mixed, targets = make({"mixup": {"alpha": 0.8}})(View(grids, torch.eye(50)), seeded(15))
+    mixed, targets, _ = make({"mixup": {"alpha": 0.8}})(View(grids, torch.eye(50)), seeded(15))
     assert torch.allclose(mixed.mean(dim=(2, 3)), targets, atol=1e-6)
     assert mixed.std(dim=(2, 3)).max() < 1e-6
     own = targets.diagonal()[(targets > 0).sum(dim=1) == 2]
@@ -159,7 +159,7 @@ def test_mixup_blends_vectors_and_targets_by_one_share():
 
 def test_mixup_leaves_images_alone_as_often_as_asked():
     grids = torch.zeros(1000, 1, 2, 2)
-    _, targets = make({"mixup": {"p": 0.3}})(View(grids, torch.eye(1000)), seeded(16))
+    _, targets, _ = make({"mixup": {"p": 0.3}})(View(grids, torch.eye(1000)), seeded(16))
     assert (targets.diagonal() == 1).double().mean() == pytest.approx(0.7, abs=0.05)
 
 

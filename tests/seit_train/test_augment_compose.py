@@ -85,7 +85,7 @@ def test_halves_give_each_part_of_the_batch_its_own_policy():
     }
     policy, plain = make([entry]), Codebook(FACTS.codebook, "cosine")(BATCH.ranks)
     assert policy.size == (14, 14)
-    grid, targets = policy(BATCH.ranks, TARGETS, seeded(1))
+    grid, targets, _ = policy(BATCH.ranks, TARGETS, seeded(1))
     assert torch.equal(grid[:2], plain[:2, :, 1:15, 1:15])
     assert torch.equal(targets[:2], TARGETS[:2])
     assert not targets[2:, :2].any() and (targets[2:].max(dim=1).values < 1).any()

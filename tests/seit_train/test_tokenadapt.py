@@ -198,7 +198,7 @@ def test_a_run_is_used_frozen_and_gives_rows_of_the_codebook(trained):
     assert not any(p.requires_grad for p in adapt.parameters())
     ids = torch.randint(64, (6, 4, 4), generator=seeded(3))
     rows = torch.from_numpy(tokenizer().codebook)
-    grid, targets = adapt(View(rows[ids].permute(0, 3, 1, 2), torch.eye(6)), seeded(4))
+    grid, targets, _ = adapt(View(rows[ids].permute(0, 3, 1, 2), torch.eye(6)), seeded(4))
     distances = torch.cdist(grid.permute(0, 2, 3, 1).reshape(-1, 3), rows).min(dim=1).values
     assert distances.max() == 0 and grid.shape == (6, 3, 4, 4)
     assert torch.equal(targets, torch.eye(6))
