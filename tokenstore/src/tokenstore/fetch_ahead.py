@@ -10,6 +10,7 @@ meets every error again by itself. What is in a window is not decided here.
 """
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -49,13 +50,12 @@ class FetchAhead:
             for shard in part.entry.shards
         ]
         self._order, self._windowed = order, windowed
-        self._epoch, self._window = -1, -1
-        self._lock = threading.Lock()
-        self._queue: deque[_Wanted] = deque()
-        self._running = 0
+        self._begin()
 
     def near(self, epoch: int, position: int) -> None:
         """Fetch what this position of an epoch needs, and the window behind it."""
+        if self._process != os.getpid():  # forked: a lock may be held for ever by a thread not here
+            self._begin()
         epoch, position, _ = _innermost(self._order, epoch, position)
         if epoch != self._epoch:
             self._ends, self._windows = self._windowed.windows(epoch)
@@ -71,6 +71,15 @@ class FetchAhead:
         with self._lock:
             self._queue.clear()
         self._window = -1
+
+    def _begin(self) -> None:
+        """Stand nowhere, with no threads."""
+        self._process = os.getpid()
+        self._epoch: int = -1
+        self._window: int = -1
+        self._lock = threading.Lock()
+        self._queue: deque[_Wanted] = deque()
+        self._running = 0
 
     def _fetch(self, shards: Iterable[int]) -> None:
         """Queue the files that are not here; those that are shall not make room for them."""
