@@ -230,6 +230,6 @@ def test_a_run_trains_on_a_mixture_and_goes_on_with_it(request_run, tmp_path):
     whole = train(request_run("toy", mix, folder="whole")).run
     seen = json.loads((whole.last / "state.json").read_text())["loader"]
     assert "Mixture(sizes=[48.0, 16.0], weights=[1.0, 2.0]" in seen["order"]
-    with pytest.raises(UsageError, match="begun with other settings: data="):
+    with pytest.raises(UsageError, match="begun with other settings: data.mix="):
         train(request_run("toy", mix.replace("2}", "3}"), folder="whole", resume=True))
     assert not train(request_run("toy", mix, folder="whole", resume=True)).trained

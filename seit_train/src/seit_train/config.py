@@ -292,16 +292,20 @@ def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
+# Settings that say the same thing: asking for one takes back what the recipe says with the others.
+_TAKES_BACK = {"steps": ("epochs",), "epochs": ("steps",), "size": ("width", "depth", "heads")}
+
+
 def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
-    """Set one dotted key. Asking for `steps` takes back the recipe's `epochs`, and vice versa."""
-    other = {"steps": "epochs", "epochs": "steps"}.get(key[0])
-    if other is not None and value is not None:
-        settings.pop(other, None)
+    """Set one dotted key, e.g. `model.size`, and take back what it replaces in its group."""
     group = settings
     for name in key[:-1]:
         below = group.get(name)
         group[name] = dict(below) if isinstance(below, dict) else {}
         group = group[name]
+    if value is not None:
+        for other in _TAKES_BACK.get(key[-1], ()):
+            group.pop(other, None)
     group[key[-1]] = value
 
 

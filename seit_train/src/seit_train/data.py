@@ -1,16 +1,17 @@
 """Data: from a store's split to batches of ranks on the training device.
 
-The only place of this package that knows tokenstore's loader and its orders. Shuffling,
-exactly-once and resume are the loader's; augmentation, embedding and masking happen later, inside
-the task. Nothing here touches a pixel.
+The only place of this package that knows tokenstore's loader. Shuffling, exactly-once and resume
+are the loader's; augmentation, embedding and masking happen later, inside the task. Nothing here
+touches a pixel: what does stands in pictures.py, and keeps the same laws (`Samples`, `Batches`).
 """
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seit_train.config import DataConfig, RunConfig
@@ -19,6 +20,7 @@ from tokenstore.errors import UsageError
 from tokenstore.loader import TokenLoader
 from tokenstore.mixture import AnySplit, MixedSplit, Mixture
 from tokenstore.order import Numbers, Order, Shuffled
+from tokenstore.placing import LoaderBatch
 from tokenstore.reader import Split, Store, open_store
 from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
@@ -32,7 +34,7 @@ class TokenBatch:
     """One process's share of a batch, on its device.
 
     Attributes:
-        ranks: int64 [B, h, w].
+        ranks: int64 [B, h, w]; from pictures.py, uint8 [B, 3, H, W].
         labels: int64 [B], or None where the split has no labels.
         valid: bool [B], False on rows that only pad the last batch of an evaluation.
         index: int64 [B], sample numbers in the split.
@@ -82,8 +84,48 @@ def cached(store: Store, data: DataConfig) -> Store:
     return store if data.cache is None else open_store(store.url, **_caching(data))
 
 
+class Samples(Protocol):
+    """A split as the trainer knows it: how many samples, and what they are called."""
+
+    def __len__(self) -> int:
+        """How many samples it has."""
+
+    def keys(self, indices: NDArray[np.int64], /) -> list[str] | None:
+        """Names of samples, None where they have none."""
+
+
+class Batches(Protocol):
+    """What gives a run its batches; one `for` is (the rest of) one epoch."""
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, the same on every process."""
+
+    def __iter__(self) -> Iterator[LoaderBatch | TokenBatch]:
+        """The batches left in this epoch; afterwards it stands at the next one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, as JSON-able values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where another one stood."""
+
+
 def training_loader(split: AnySplit, config: RunConfig, world: World) -> TokenLoader:
     """Full batches in a `training_order`, `config.batch_size` rows over all processes together.
+
+    Raises:
+        UsageError: the batch cannot be divided as asked, or is larger than an epoch.
+    """
+    return _loader(split, config, world, whole_batches(split, config, world))
+
+
+def whole_batches(split: Any, config: RunConfig, world: World) -> Order:
+    """The `training_order` of a split, of which full batches can be made as the run asks.
+
+    Args:
+        split: of a store, or of pictures, which offer as much of one as this needs.
+        config: of the run.
+        world: whose processes share every batch.
 
     Raises:
         UsageError: the batch cannot be divided as asked, or is larger than an epoch.
@@ -107,7 +149,7 @@ def training_loader(split: AnySplit, config: RunConfig, world: World) -> TokenLo
         )
     if world.is_first and config.data.fraction < 1:
         _log.info("data.fraction %g: %d rows an epoch", config.data.fraction, len(order))
-    return _loader(split, config, world, order)
+    return order
 
 
 def evaluation_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
@@ -130,10 +172,13 @@ def training_order(split: AnySplit, config: RunConfig) -> Order:
     return order if config.data.repeats == 1 else Repeated(order, config.data.repeats)
 
 
-def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
+def iterate(loader: Batches) -> Iterator[TokenBatch]:
     """The batches of (the rest of) one epoch."""
     for batch in loader:
-        yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
+        if isinstance(batch, TokenBatch):
+            yield batch
+        else:
+            yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
 
 
 def _order_of_one(split: Split, config: RunConfig) -> Order:

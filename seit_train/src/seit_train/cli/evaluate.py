@@ -33,11 +33,14 @@ def command(
     if (store is None) == (images is None):
         raise UsageError("give either --store STORE or --images DIR: what should RUN be judged on?")
     from seit_train.evaluate.on_images import evaluate_images
+    from seit_train.evaluate.on_pictures import evaluate_pictures
     from seit_train.evaluate.on_store import evaluate_store
     from seit_train.evaluate.trained import load_trained
 
     trained = load_trained(run)
-    if images is not None:
+    if images is not None and not trained.task.reads_ranks:
+        metrics = evaluate_pictures(trained, images, split)
+    elif images is not None:
         metrics = evaluate_images(trained, images, split, weights, config)
     else:
         metrics = evaluate_store(trained, str(store), split or "val")

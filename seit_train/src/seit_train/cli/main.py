@@ -39,23 +39,27 @@ def main() -> None:
             logging.getLogger(package).setLevel(logging.INFO)
 
 
-def training_command(task: str, purpose: str, next_command: str) -> click.Command:
+def training_command(
+    task: str, purpose: str, next_command: str, corpus: str = "STORE"
+) -> click.Command:
     """The command `seit-train TASK STORE -o RUN ...`.
 
     Args:
         task: name of the task and of the command.
         purpose: what the command does, for its help page.
         next_command: what to do with the run afterwards, with {store} and {run} to fill in.
+        corpus: what it is trained on, as its help page calls it.
     """
+    example = {"STORE": "photos.tokenstore", "IMAGES": "photos"}[corpus]
 
     @click.command(
         task,
         help=f"{purpose}\n\nSettings of the recipe are changed with KEY=VALUE, dotted keys and "
         "YAML values, such as optim.weight_decay=0.1. Under torchrun, start it with `python -m "
         "seit_train`.",
-        epilog=f"Example: seit-train {task} photos.tokenstore -o runs/{task} epochs=20",
+        epilog=f"Example: seit-train {task} {example} -o runs/{task} epochs=20",
     )
-    @click.argument("store")
+    @click.argument("store", metavar=corpus)
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
     @click.option(
         "-o", "--output", required=True, metavar="RUN", help="Folder that the run is written to."
@@ -65,7 +69,11 @@ def training_command(task: str, purpose: str, next_command: str) -> click.Comman
         metavar="NAME|FILE",
         help="Settings to start from; `seit-train recipes` lists them.  [default: cpu_tiny]",
     )
-    @click.option("--init", metavar="RUN|CKPT", help="Start from the weights of another run.")
+    @click.option(
+        "--init",
+        metavar="RUN|FILE",
+        help="Start from the weights of another run, or of a published DeiT, MAE or SeiT file.",
+    )
     @click.option(
         "--resume", is_flag=True, help="Continue the run in RUN; begin it where there is none."
     )

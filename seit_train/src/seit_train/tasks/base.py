@@ -11,14 +11,15 @@ A file of this folder defines one subclass and names it in the module constant `
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seit_train.augment.base import Codes, Surroundings
 from seit_train.config import RunConfig
-from seit_train.data import TokenBatch
+from seit_train.data import Batches, TokenBatch, evaluation_loader, training_loader
+from seit_train.distributed import World
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class StoreFacts:
     classes: tuple[str, ...]
     counts: Tensor
     codes: Codes | None = None
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a grid position along a side; 8, as of ViT-VQGAN, where nobody knows."""
+        size = None if self.codes is None else self.codes.preprocess.get("size")
+        return int(size[0]) // self.grid[0] if size else 8
 
     @property
     def surroundings(self) -> Surroundings:
@@ -72,6 +79,7 @@ class Task(ABC):
     best_metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     uses_labels: ClassVar[bool] = True
+    reads_ranks: ClassVar[bool] = True  # False: pictures from a folder, see `seit_train.pictures`
 
     def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
         """Keep configuration and store facts; refuse a recipe that does not fit the store.
@@ -110,6 +118,29 @@ class Task(ABC):
         Raises:
             TrainingError: nothing fits, or a shape differs where it must not.
         """
+
+    def training_batches(self, split: Any, world: World) -> Batches:
+        """Full, shuffled batches of a split, over all processes.
+
+        Raises:
+            UsageError: the batch cannot be divided as asked, or is larger than an epoch.
+        """
+        return training_loader(split, self.config, world)
+
+    def evaluation_batches(self, split: Any, world: World) -> Batches:
+        """Every image of a split once an epoch, in its order, over all processes together."""
+        return evaluation_loader(split, self.config, world)
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """What a task does to its (unwrapped) model after each step of the optimizer.
+
+        The same on every process; nothing is random here.
+
+        Args:
+            model: as `build_model` made it.
+            progress: share of the run that is done, 0..1.
+        """
+        return
 
     def origin(self) -> dict[str, str]:
         """String facts to keep beside the weights, besides those that every run keeps."""
