@@ -52,6 +52,14 @@ class FetchAhead:
         self._order, self._windowed = order, windowed
         self._begin()
 
+    def _begin(self) -> None:
+        """Stand nowhere, with no threads."""
+        self._process = os.getpid()
+        self._epoch, self._window = -1, -1
+        self._lock = threading.Lock()
+        self._queue: deque[_Wanted] = deque()
+        self._running = 0
+
     def near(self, epoch: int, position: int) -> None:
         """Fetch what this position of an epoch needs, and the window behind it."""
         if self._process != os.getpid():  # forked: a lock may be held for ever by a thread not here
@@ -71,15 +79,6 @@ class FetchAhead:
         with self._lock:
             self._queue.clear()
         self._window = -1
-
-    def _begin(self) -> None:
-        """Stand nowhere, with no threads."""
-        self._process = os.getpid()
-        self._epoch: int = -1
-        self._window: int = -1
-        self._lock = threading.Lock()
-        self._queue: deque[_Wanted] = deque()
-        self._running = 0
 
     def _fetch(self, shards: Iterable[int]) -> None:
         """Queue the files that are not here; those that are shall not make room for them."""
