@@ -117,7 +117,7 @@ def test_targets_mix_by_the_area_that_was_pasted():
 
 def test_a_pasted_box_keeps_its_place_and_is_a_rectangle():
     view = numbered(50)
-    mixed, _ = make({"cutmix": {}})(view, seeded(6))
+    mixed, _, _ = make({"cutmix": {}})(view, seeded(6))
     assert torch.equal(mixed % 64, view.tokens % 64)
     for image, own in enumerate(mixed // 64):
         pasted = own != image
