@@ -14,7 +14,7 @@ import torch
 
 from seit_train.checkpoint import has_checkpoint
 from seit_train.config import DEFAULT_RECIPE, DataConfig, RunConfig, make_config, read_recipe
-from seit_train.data import Samples
+from seit_train.data import Samples, training_split
 from seit_train.distributed import joined_world, wait_for_all
 from seit_train.initial import start_from
 from seit_train.out_of_memory import memory_explained
@@ -81,7 +81,7 @@ def train(request: TrainRequest) -> Outcome:
     with joined_world() as world:
         corpus = _corpus(request, DataConfig())
         run = _run(request, corpus.identity)
-        if run.config.data.cache is not None:
+        if run.config.data.cache is not None or run.config.data.mix:
             corpus = _corpus(request, run.config.data)
         val = corpus.splits.get("val")
         with memory_explained(run.config, world):
@@ -124,12 +124,12 @@ class Corpus:
 
 
 def _corpus(request: TrainRequest, data: DataConfig) -> Corpus:
-    """Open it, a store through the cache that is asked for."""
+    """Open it, a store through the cache that is asked for and mixed as asked."""
     if not find("seit_train.tasks", request.task).reads_ranks:
         folder = open_pictures(request.store)
         return Corpus(StoreIdentity.of_pictures(folder), folder.splits)
     store = open_store(request.store, cache=data.cache, cache_bytes=data.cache_bytes)
-    return Corpus(StoreIdentity.of(store), store.splits)
+    return Corpus(StoreIdentity.of(store), {**store.splits, "train": training_split(store, data)})
 
 
 def _run(request: TrainRequest, identity: StoreIdentity) -> Run:

@@ -29,8 +29,9 @@ from seit_train.augment.base import Codes
 from seit_train.checkpoint import has_checkpoint, partial_name, replace_file
 from seit_train.config import RunConfig, make_config
 from seit_train.pictures import PictureFolder
-from seit_train.tasks.base import StoreFacts, Task
+from seit_train.tasks.base import MaskFacts, StoreFacts, Task
 from tokenstore.errors import StoreError, TrainingError, UsageError
+from tokenstore.preprocess import Preprocess
 from tokenstore.reader import Store
 from tokenstore.registry import find
 from tokenstore.vocabulary import Vocabulary
@@ -54,6 +55,7 @@ class StoreIdentity:
         grid: (h, w) of an image's ranks; (0, 0) for pictures.
         classes: names in label order, empty without labels.
         vocabulary: ids in rank order, with their counts in train and the codebook.
+        masks: `size` and `ignore_index` of the masks, whose classes are then `classes`; or None.
     """
 
     place: str
@@ -63,6 +65,7 @@ class StoreIdentity:
     grid: tuple[int, ...]
     classes: tuple[str, ...]
     vocabulary: Vocabulary
+    masks: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, store: Store) -> Self:
@@ -76,6 +79,7 @@ class StoreIdentity:
             grid=tuple(manifest.grid),
             classes=tuple(manifest.classes or ()),
             vocabulary=store.vocabulary,
+            masks=_masks_of(store),
         )
 
     @classmethod
@@ -101,14 +105,18 @@ class StoreIdentity:
             raise TrainingError(
                 f"store '{self.place}' has grids of shape {self.grid}; training reads [h, w] only"
             )
-        rows = self.vocabulary.codebook
+        rows, masks = self.vocabulary.codebook, None
+        if self.masks is not None:
+            height, width = self.masks["size"]
+            masks = MaskFacts((height, width), self.classes, self.masks["ignore_index"])
         return StoreFacts(
             vocabulary_size=len(self.vocabulary),
             grid=(self.grid[0], self.grid[1]),
             codebook=None if rows is None else torch.tensor(rows),
-            classes=self.classes,
+            classes=() if self.masks else self.classes,
             counts=torch.tensor(self.vocabulary.counts),
             codes=Codes(self.tokenizer, self.preprocess, torch.tensor(self.vocabulary.ids).long()),
+            masks=masks,
         )
 
     def vocabulary_fingerprint(self, size: int | None = None) -> str:
@@ -208,6 +216,14 @@ class Run:
             **facts,
         }
         _write_json(self.folder / ENVIRONMENT, environment)
+
+
+def _masks_of(store: Store) -> dict[str, Any] | None:
+    """What a run remembers of a store's masks, if its splits have any."""
+    if not any("mask" in split.columns for split in store.splits.values()):
+        return None
+    size = Preprocess.from_json(dict(store.manifest.preprocess)).size
+    return {"size": list(size), "ignore_index": store.manifest.ignore_index}
 
 
 def _read_identity(folder: Path) -> StoreIdentity:

@@ -23,6 +23,7 @@ class ColorAdapt(Augmentation[ColorAdaptOptions]):
     """Give some images the channel statistics of random others of the batch."""
 
     space = "grid"
+    keeps_masks = True
     Options = ColorAdaptOptions
 
     def forward(self, view: View, rng: torch.Generator) -> View:

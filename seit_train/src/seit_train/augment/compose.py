@@ -66,6 +66,7 @@ class OneOf(Augmentation[OneOfOptions]):
 
     space = "grid"
     Options = OneOfOptions
+    keeps_masks = True
 
     def __init__(self, options: OneOfOptions, around: Surroundings) -> None:
         super().__init__(options, around)
@@ -111,6 +112,7 @@ class Halves(Augmentation[HalvesOptions]):
 
     space = "grid"
     Options = HalvesOptions
+    keeps_masks = True
 
     def __init__(self, options: HalvesOptions, around: Surroundings) -> None:
         super().__init__(options, around)
@@ -140,16 +142,18 @@ class Halves(Augmentation[HalvesOptions]):
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> [B,d,*size]."""
-        tokens, targets = view
-        first = round(len(tokens) * self.options.share)
+        first = round(len(view.tokens) * self.options.share)
         parts = []
         for some, members in ((slice(first), self.first), (slice(first, None), self.rest)):
-            part = View(tokens[some], None if targets is None else targets[some])
+            part = view.rows(some)
             for member in members:
                 part = member(part, rng)
             parts.append(part)
-        mixed = [part.targets for part in parts if part.targets is not None]
-        return View(torch.cat([part.tokens for part in parts]), torch.cat(mixed) if mixed else None)
+        return View(
+            torch.cat([part.tokens for part in parts]),
+            _joined([part.targets for part in parts]),
+            _joined([part.masks for part in parts]),
+        )
 
 
 class Policy(nn.Module):
@@ -199,12 +203,32 @@ class Policy(nn.Module):
                 "again with --codebook FILE, or use random_crop and model.embedding=ids."
             )
 
-    def forward(self, ranks: Tensor, targets: Tensor | None, rng: torch.Generator) -> View:
-        """Int64 [B,*grid] -> ranks int64 [B,*size] or vectors float32 [B,d,*size], and targets.
+    def refuse_for_masks(self) -> None:
+        """Refuse what would tear images from their masks.
+
+        Raises:
+            TrainingError: an augmentation mixes images, or moves places and not those of masks.
+        """
+        for member in self.members.modules():
+            if isinstance(member, Augmentation) and not member.keeps_masks:
+                raise TrainingError(
+                    f"{type(member).__name__} mixes images or moves their places without those of "
+                    "the masks. Leave it out of the augment list: random_crop, token_adapt without "
+                    "mixing, emb_noise and color_adapt go with masks."
+                )
+
+    def forward(
+        self,
+        ranks: Tensor,
+        targets: Tensor | None,
+        rng: torch.Generator,
+        masks: Tensor | None = None,
+    ) -> View:
+        """Int64 [B,*grid] -> ranks int64 [B,*size] or vectors float32 [B,d,*size], and the rest.
 
         Runs in float32 whatever the caller's autocast says: ranks are found by small differences.
         """
-        view = View(ranks, targets)
+        view = View(ranks, targets, masks)
         with torch.no_grad(), torch.autocast(ranks.device.type, enabled=False):
             for member in self.members:
                 if cast(AnyAugmentation, member).space == "grid":
@@ -282,4 +306,13 @@ def _either(drawn: Tensor, chosen: View, otherwise: View) -> View:
     targets = otherwise.targets
     if chosen.targets is not None and targets is not None:
         targets = torch.where(drawn, chosen.targets, targets)
-    return View(torch.where(drawn, chosen.tokens, otherwise.tokens), targets)
+    masks = otherwise.masks
+    if chosen.masks is not None and masks is not None:
+        masks = torch.where(drawn, chosen.masks, masks)
+    return View(torch.where(drawn, chosen.tokens, otherwise.tokens), targets, masks)
+
+
+def _joined(columns: Sequence[Tensor | None]) -> Tensor | None:
+    """The rows of several parts of a batch, one after the other."""
+    there = [column for column in columns if column is not None]
+    return torch.cat(there) if there else None

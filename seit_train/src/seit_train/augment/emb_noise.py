@@ -29,6 +29,7 @@ class EmbNoise(Augmentation[EmbNoiseOptions]):
     """Add noise to the vectors of some images."""
 
     space = "grid"
+    keeps_masks = True
     Options = EmbNoiseOptions
 
     def forward(self, view: View, rng: torch.Generator) -> View:

@@ -47,4 +47,6 @@ def command(
     if as_json:
         click.echo(json.dumps(metrics))
     else:
-        click.echo("\n".join(f"{name:<10} {value:.6g}" for name, value in metrics.items()))
+        for name, value in metrics.items():
+            for row, number in value.items() if isinstance(value, dict) else [("", value)]:
+                click.echo(f"{' '.join([name, row]).strip():<16} {number:.6g}")

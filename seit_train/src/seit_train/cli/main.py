@@ -6,6 +6,7 @@ imports torch before a command runs, so that `seit-train --help` is quick.
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
@@ -39,8 +40,15 @@ def main() -> None:
             logging.getLogger(package).setLevel(logging.INFO)
 
 
+Remark = Callable[["Outcome", str], list[str]]  # lines of a report on a run and its store
+
+
 def training_command(
-    task: str, purpose: str, next_command: str, corpus: str = "STORE"
+    task: str,
+    purpose: str,
+    next_command: str,
+    corpus: str = "STORE",
+    remark: Remark | None = None,
 ) -> click.Command:
     """The command `seit-train TASK STORE -o RUN ...`.
 
@@ -49,6 +57,7 @@ def training_command(
         purpose: what the command does, for its help page.
         next_command: what to do with the run afterwards, with {store} and {run} to fill in.
         corpus: what it is trained on, as its help page calls it.
+        remark: what else there is to say of a run that has ended.
     """
     example = {"STORE": "photos.tokenstore", "IMAGES": "photos"}[corpus]
 
@@ -91,6 +100,8 @@ def training_command(
         outcome = train(request)
         if outcome.is_first:
             click.echo(training_report(outcome, next_command.format(store=store, run=output)))
+            for line in [] if remark is None else remark(outcome, store):
+                click.echo(line)
 
     return command
 

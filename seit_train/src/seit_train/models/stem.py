@@ -120,6 +120,9 @@ class StemAdapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Float [B,d,h,w], or int64 [B,h,w] with an id embedding -> float [B,positions,width]."""
-        grid = tokens if self.ids is None else self.ids(tokens)
-        projected: Tensor = self.proj(grid)
+        projected: Tensor = self.proj(self.embedded(tokens))
         return projected.flatten(2).transpose(1, 2)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """The vectors that the windows slide over, float [B,d,h,w]."""
+        return tokens if self.ids is None else self.ids(tokens)

@@ -5,6 +5,7 @@ Fed by a stem, with a class token that is kept and a head that reads the mean of
 without a head, so that its weights carry over by name. timm's `Block` does the work.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -174,6 +175,24 @@ class TokenViT(nn.Module):
         for block in self.blocks:
             encoded = block(encoded)
         return encoded
+
+    def maps(self, tokens: Tensor, behind: Sequence[int]) -> list[Tensor]:
+        """What some of the blocks give, as maps: float [B,width,rows,columns] each.
+
+        Args:
+            tokens: a batch as the stem takes it.
+            behind: numbers of those blocks, rising.
+        """
+        patches = self.tokenize(tokens)
+        embedded = patches + self.pos_embed[:, 1:].to(patches.dtype)
+        first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
+        encoded = torch.cat([first.expand(len(patches), -1, -1), embedded], dim=1)
+        found = []
+        for number, block in enumerate(self.blocks):
+            encoded = block(encoded)
+            if number in behind:
+                found.append(encoded[:, 1:].transpose(1, 2).unflatten(2, self.positions))
+        return found
 
     def forward(self, tokens: Tensor) -> Tensor:
         """A batch as the stem takes it -> float [B,classes] (or [B,width] without a head)."""

@@ -23,6 +23,21 @@ from seit_train.distributed import World
 
 
 @dataclass(frozen=True)
+class MaskFacts:
+    """What the masks of a store are.
+
+    Attributes:
+        size: rows and columns of every mask.
+        classes: names in the order of their numbers.
+        ignore: the number of pixels whose class is not known, or None.
+    """
+
+    size: tuple[int, int]
+    classes: tuple[str, ...]
+    ignore: int | None
+
+
+@dataclass(frozen=True)
 class StoreFacts:
     """What a task must know of the store it trains on.
 
@@ -33,6 +48,7 @@ class StoreFacts:
         classes: class names in label order; empty where the store has no labels.
         counts: int64 [K], how often each rank occurs in the train split.
         codes: what the ranks mean, or None where nobody knows.
+        masks: what its masks are, or None where there are none.
     """
 
     vocabulary_size: int
@@ -41,6 +57,7 @@ class StoreFacts:
     classes: tuple[str, ...]
     counts: Tensor
     codes: Codes | None = None
+    masks: MaskFacts | None = None
 
     @property
     def stride(self) -> int:
@@ -80,6 +97,12 @@ class Task(ABC):
     higher_is_better: ClassVar[bool]
     uses_labels: ClassVar[bool] = True
     reads_ranks: ClassVar[bool] = True  # False: pictures from a folder, see `seit_train.pictures`
+    uses_masks: ClassVar[bool] = False
+
+    @property
+    def uses_classes(self) -> bool:
+        """Whether the names of classes, of images or of pixels, mean something to it."""
+        return self.uses_labels or self.uses_masks
 
     def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
         """Keep configuration and store facts; refuse a recipe that does not fit the store.
@@ -125,11 +148,11 @@ class Task(ABC):
         Raises:
             UsageError: the batch cannot be divided as asked, or is larger than an epoch.
         """
-        return training_loader(split, self.config, world)
+        return training_loader(split, self.config, world, masks=self.uses_masks)
 
     def evaluation_batches(self, split: Any, world: World) -> Batches:
         """Every image of a split once an epoch, in its order, over all processes together."""
-        return evaluation_loader(split, self.config, world)
+        return evaluation_loader(split, self.config, world, masks=self.uses_masks)
 
     def after_step(self, model: nn.Module, progress: float) -> None:
         """What a task does to its (unwrapped) model after each step of the optimizer.

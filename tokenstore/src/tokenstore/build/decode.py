@@ -25,14 +25,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tokenstore.build.pictures import Picture, picture_of
 from tokenstore.errors import BuildError, ImageRejected
 from tokenstore.preprocess import Preprocess
 from tokenstore.sources.base import Item, Source
 
-Decoded = NDArray[np.uint8] | ImageRejected  # [H, W, 3], or why there is none
+Decoded = Picture | ImageRejected  # or why there is none
 Decode = Callable[[Sequence[Item]], list[Decoded]]
 
 IMAGES_A_TASK = 8  # what handing a task to another process costs is small beside decoding these
@@ -119,7 +117,7 @@ def _decode(source: Source, rule: Preprocess, items: Sequence[Item]) -> list[Dec
 
 def _decode_one(source: Source, rule: Preprocess, item: Item) -> Decoded:
     try:
-        return rule.apply(source.load(item))
+        return picture_of(source, item, rule)
     except ImageRejected as reason:
         return reason
 

@@ -106,6 +106,7 @@ def pack(
         table_sets=(tables,),
         splits=splits,
         classes=plan.listing.classes,
+        ignore_index=plan.listing.ignore_index,
         source=SourceEntry(**facts["source"]),
         order=OrderEntry(rule=facts["order"], seed=facts["seed"] if shuffled else None),
         rejects=write_rejects(target, rejects),
@@ -188,7 +189,7 @@ def evenly(n: int, most: int) -> NDArray[np.int64]:
 def new_split(plan: Plan, split: str) -> SplitEntry:
     """A split without images, with the columns that a plan's images have."""
     classes = len(plan.listing.classes or ()) if plan.is_labelled(split) else None
-    columns = columns_for(classes, keys=plan.facts["keys"])
+    columns = columns_for(classes, keys=plan.facts["keys"], masks=plan.listing.has_masks)
     return SplitEntry(count=0, source_bytes=0, columns=columns, shards=())
 
 
@@ -230,4 +231,5 @@ def _samples(part: Part, packing: Packing, columns: Sequence[str]) -> Samples:
         ranks=packing.vocabulary.to_ranks(content.ids),
         labels=content.labels if "label" in columns else None,
         keys=content.keys if "key" in columns else None,
+        masks=content.masks if "mask" in columns else None,
     )

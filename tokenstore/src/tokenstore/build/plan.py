@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ import xxhash
 
 from tokenstore.choice import TokenizerChoice
 from tokenstore.errors import UsageError
-from tokenstore.sources.base import Item, Listing
+from tokenstore.sources.base import Item, Listing, SourceOptions
 
 if TYPE_CHECKING:
     from tokenstore.manifest import Manifest
@@ -41,6 +41,8 @@ class BuildOptions(TokenizerChoice):
     vocabulary: str | None = None
     source: str | None = None
     classes: Path | None = None
+    masks: str | None = None
+    ignore_index: int | None = None
     codec: str = "zstd"
     batch_size: int = 32
     part_size: int = 16_384
@@ -48,6 +50,11 @@ class BuildOptions(TokenizerChoice):
     seed: int = 0
     order: Order = "shuffled"
     keys: bool = True
+
+    @property
+    def of_source(self) -> SourceOptions:
+        """What of it says something of the corpus."""
+        return SourceOptions(self.classes, self.masks, self.ignore_index)
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,9 @@ class Plan(WorkPlan):
     def is_labelled(self, split: str) -> bool:
         """Whether the images of a split have labels; an empty split has them if the corpus has."""
         items = self.listing.splits[split]
-        return items[0].label is not None if items else self.listing.classes is not None
+        if items:
+            return items[0].label is not None
+        return self.listing.classes is not None and not self.listing.has_masks
 
     def _pairs(self, manifest: "Manifest") -> dict[str, tuple[Any, Any]]:
         return {
@@ -173,7 +182,7 @@ def make_plan(
         **{name: getattr(options, name) for name in COPIED},
         "versions": locked_versions(),
     }
-    ordered = Listing(splits, listing.classes, listing.rejects, listing.notes)
+    ordered = replace(listing, splits=splits)
     return Plan(facts, ordered, options.part_size, vocabulary)
 
 

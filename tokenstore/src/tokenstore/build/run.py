@@ -70,7 +70,7 @@ def build_store(
     known = None if options.vocabulary is None else open_store(options.vocabulary)
     options = completed(options, known)
     registry.find("tokenstore.tokenizers", str(options.tokenizer))
-    source = open_source(images, options.source, options.classes)
+    source = open_source(images, options.source, options.of_source)
     listing = source.listing()
     tokenizer = options.load()
     vocabulary = None if known is None else taken_over(known, tokenizer)

@@ -12,13 +12,14 @@ never cross parts.
     labels  int64 [n], in labelled splits
     counts  int64 [codes of the codebook]
     keys    uint8, the keys in UTF-8 joined by line feeds, unless the build keeps none
+    masks, mask_ends    uint8, int64 [n]: masks as a store keeps them, one after the other
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -26,7 +27,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tokenstore.build.decode import Decoded, DecodingPool, decoded_batches, decoding_by
+from tokenstore.build.pictures import Picture
 from tokenstore.build.plan import Part, Plan
+from tokenstore.columns import joined
 from tokenstore.errors import ImageRejected, TokenizerError
 from tokenstore.sources.base import Item, Rejected, printable
 from tokenstore.storage import Storage
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from tokenstore.tokenizers.base import Tokenizer
 
 BYTES_AN_ID = 2  # of a part's file, at least
+NOTHING = np.empty((0, 0, 3), np.uint8)  # pixels that are encoded and no longer needed
 OnBatch = Callable[[int, Sequence[Rejected]], None]
 
 
@@ -60,6 +64,14 @@ class PartContent:
     counts: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     keys: list[str] | None
+    masks: list[bytes] | None
+
+
+class Kept(NamedTuple):
+    """An image that could be used."""
+
+    item: Item
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ def tokenize_part(
         on_batch: told as the work goes on how many images each batch was of and which were
             rejected; an error that it raises ends the work, with nothing committed.
     """
-    kept: list[Item] = []
+    kept: list[Kept] = []
     rejects: list[Rejected] = []
 
     def pictures() -> Iterator[NDArray[np.uint8]]:
@@ -98,12 +110,16 @@ def tokenize_part(
         decode = decoding_by(bench.source, bench.tokenizer.preprocessing)
         for items, decoded in decoded_batches(part.items, bench.batch_size, decode, bench.pool):
             refused = [_rejected(part.split, i, d) for i, d in zip(items, decoded, strict=True)]
-            kept.extend(i for i, reject in zip(items, refused, strict=True) if reject is None)
             fresh = [reject for reject in refused if reject is not None]
             rejects.extend(fresh)
-            usable = [picture for picture in decoded if not isinstance(picture, ImageRejected)]
+            usable = [
+                Kept(item, picture)
+                for item, picture in zip(items, decoded, strict=True)
+                if not isinstance(picture, ImageRejected)
+            ]
+            kept.extend(Kept(item, picture._replace(pixels=NOTHING)) for item, picture in usable)
             if usable:
-                yield np.stack(usable)
+                yield np.stack([one.picture.pixels for one in usable])
             on_batch(len(items), fresh)
 
     batches = [ids.numpy() for ids in bench.tokenizer.encode_each(pictures())]
@@ -114,7 +130,7 @@ def tokenize_part(
         split=part.split,
         number=part.number,
         count=len(kept),
-        source_bytes=sum(item.size for item in kept),
+        source_bytes=sum(one.item.size for one in kept),
         sha256=hashlib.sha256(content).hexdigest(),
         rejects=tuple(rejects),
     )
@@ -142,7 +158,11 @@ def read_part(part: Part, staging: Storage) -> PartContent:
     if "keys" in arrays:
         text = arrays["keys"].tobytes().decode()
         keys = text.split("\n") if text else []
-    return PartContent(arrays["ids"], arrays["counts"], arrays.get("labels"), keys)
+    masks = None
+    if "masks" in arrays:
+        ends = arrays["mask_ends"]
+        masks = [one.tobytes() for one in np.split(arrays["masks"], ends[:-1])][: len(ends)]
+    return PartContent(arrays["ids"], arrays["counts"], arrays.get("labels"), keys, masks)
 
 
 def _ids_name(part: Part) -> str:
@@ -160,7 +180,7 @@ def _rejected(split: str, item: Item, decoded: Decoded) -> Rejected | None:
 
 
 def _file_content(
-    batches: Sequence[NDArray[np.integer]], kept: Sequence[Item], part: Part, bench: Workbench
+    batches: Sequence[NDArray[np.integer]], kept: Sequence[Kept], part: Part, bench: Workbench
 ) -> bytes:
     """The bytes of the part's file; safetensors sorts its tensors, so they are reproducible."""
     codes = len(bench.tokenizer.codebook)
@@ -179,7 +199,9 @@ def _file_content(
         "counts": np.bincount(ids.ravel(), minlength=codes).astype(np.int64),
     }
     if bench.plan.is_labelled(part.split):
-        arrays["labels"] = np.array([item.label for item in kept], np.int64)
+        arrays["labels"] = np.array([one.item.label for one in kept], np.int64)
     if bench.plan.facts["keys"]:
-        arrays["keys"] = np.frombuffer("\n".join(i.key for i in kept).encode(), np.uint8)
+        arrays["keys"] = np.frombuffer("\n".join(one.item.key for one in kept).encode(), np.uint8)
+    if bench.plan.listing.has_masks:
+        arrays["masks"], arrays["mask_ends"] = joined([one.picture.mask or b"" for one in kept])
     return safetensors.numpy.save(arrays)

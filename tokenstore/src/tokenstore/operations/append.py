@@ -39,6 +39,7 @@ from tokenstore.preprocess import Preprocess
 from tokenstore.progress import WorkProgress
 from tokenstore.reader import Store, open_store
 from tokenstore.sources import open_source
+from tokenstore.sources.base import SourceOptions
 from tokenstore.space import least_store, room_for
 from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
@@ -57,6 +58,8 @@ class AppendOptions:
     device: str = "cpu"
     source: str | None = None
     classes: Path | None = None
+    masks: str | None = None
+    ignore_index: int | None = None
     batch_size: int = 32
     part_size: int = 16_384
     limit: int | None = None
@@ -78,7 +81,8 @@ def append_images(
     """
     place = str(place).rstrip("/")
     store = open_store(place)
-    source = open_source(images, options.source, options.classes)
+    said = SourceOptions(options.classes, options.masks, options.ignore_index)
+    source = open_source(images, options.source, said)
     listing = source.listing()
     precision = str(store.manifest.tokenizer.config.get("precision", "fp32"))
     tokenizer = store.tokenizer(options.device, options.weights, options.config, precision)

@@ -126,9 +126,22 @@ class SplitCheck:
                 continue
             place = f"{shard.name}: sample {shard.first + sample}"
             try:
-                mask_of(payload.tobytes(), place)
+                mask = mask_of(payload.tobytes(), place)
             except CorruptStore as error:
                 self._findings.error(place, error)
+                continue
+            self._mask_values(mask, place)
+
+    def _mask_values(self, mask: NDArray[np.uint8], place: str) -> None:
+        """Every pixel is of a class, or of none as the manifest says it."""
+        manifest = self._split.store.manifest
+        if manifest.classes is None:
+            return
+        found = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        known = (found < len(manifest.classes)) | (found == manifest.ignore_index)
+        for value in found[~known].tolist():
+            expected = f"a class below {len(manifest.classes)} or {manifest.ignore_index}"
+            self._findings.add(place, "mask", expected, value)
 
     def _grids(self, shard: ShardReader, samples: Samples) -> None:
         """Compare records with their checks, decode them and count their ranks."""
