@@ -64,7 +64,7 @@ def seconds(work: Callable[[], object], device: torch.device, rounds: int) -> fl
 
 def published_way(ranks: Tensor, codebook: Tensor, rng: torch.Generator) -> Tensor:
     """Resized crops and embedding, image after image, on one-hot ids of K channels."""
-    boxes = draw_boxes(len(ranks), (SIDE, SIDE), (0.08, 1.0), (3 / 4, 4 / 3), rng).tolist()
+    boxes = draw_boxes(ranks, (0.08, 1.0), (3 / 4, 4 / 3), rng).tolist()
     done = []
     for grid, (top, left, height, width) in zip(ranks, boxes, strict=True):
         one_hot = functional.one_hot(grid, len(codebook)).permute(2, 0, 1).float()

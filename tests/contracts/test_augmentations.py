@@ -107,5 +107,30 @@ def test_the_host_looks_at_no_value(augmentation, name):
             augmentation(View(tokens, torch.eye(16)), seeded(1))
 
 
+def test_it_compiles_to_one_graph(augmentation, name):
+    """With torch's own generator: dynamo of torch 2.15 cannot take one as an argument."""
+    if name in WAITS:
+        pytest.skip("by its nature it waits: the tokenizer is called inside the step")
+    for tokens in inputs(augmentation):
+        torch.compiler.reset()
+        compiled = torch.compile(augmentation, backend="eager", fullgraph=True)
+        torch.manual_seed(1)
+        expected = augmentation(View(tokens, torch.eye(16)), None)
+        torch.manual_seed(1)
+        found = compiled(View(tokens, torch.eye(16)), None)
+        assert torch.equal(found.tokens, expected.tokens)
+        assert torch.equal(found.targets, expected.targets)
+
+
+def test_from_ranks_it_gives_what_it_gives_of_their_vectors(augmentation):
+    if augmentation.space != "grid":
+        pytest.skip("it works on ranks themselves")
+    embed = Codebook(FACTS.codebook, "cosine")
+    at_once = augmentation.from_ranks(View(RANKS, torch.eye(16)), embed, seeded(1))
+    after = augmentation(View(embed(RANKS), torch.eye(16)), seeded(1))
+    assert torch.allclose(at_once.tokens, after.tokens, atol=1e-5)
+    assert torch.equal(at_once.targets, after.targets)
+
+
 def test_nothing_in_it_learns(augmentation):
     assert not any(p.requires_grad for p in augmentation.parameters())

@@ -140,14 +140,21 @@ class Halves(Augmentation[HalvesOptions]):
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> [B,d,*size]."""
+        return self._divide(view, None, rng)
+
+    def from_ranks(self, view: View, embed: Embedder, rng: torch.Generator) -> View:
+        """Int64 [B,h,w] -> float32 [B,d,*size]."""
+        return self._divide(view, embed, rng)
+
+    def _divide(self, view: View, embed: Embedder | None, rng: torch.Generator) -> View:
         tokens, targets = view
         first = round(len(tokens) * self.options.share)
         parts = []
         for some, members in ((slice(first), self.first), (slice(first, None), self.rest)):
             part = View(tokens[some], None if targets is None else targets[some])
             for member in members:
-                part = member(part, rng)
-            parts.append(part)
+                part = _run(cast(AnyAugmentation, member), part, embed, rng)
+            parts.append(_as(part, "grid", embed))
         mixed = [part.targets for part in parts if part.targets is not None]
         return View(torch.cat([part.tokens for part in parts]), torch.cat(mixed) if mixed else None)
 
@@ -207,21 +214,13 @@ class Policy(nn.Module):
         view = View(ranks, targets)
         with torch.no_grad(), torch.autocast(ranks.device.type, enabled=False):
             for member in self.members:
-                if cast(AnyAugmentation, member).space == "grid":
-                    view = view._replace(tokens=self._as(view.tokens, "grid"))
-                view = member(view, rng)
-            return view._replace(tokens=self._as(view.tokens, self.output))
+                view = _run(cast(AnyAugmentation, member), view, self.embed, rng)
+            return _as(view, self.output, self.embed)
 
     def plain(self, ranks: Tensor) -> Tensor:
         """The centre crop of evaluation, in the size and space that `forward` has."""
         with torch.autocast(ranks.device.type, enabled=False):
-            return self._as(center_crop(ranks, self.size), self.output)
-
-    def _as(self, tokens: Tensor, space: Literal["ranks", "grid"]) -> Tensor:
-        is_grid = tokens.ndim == 4
-        if self.embed is None or is_grid == (space == "grid"):
-            return tokens
-        return self.embed.nearest(tokens) if is_grid else self.embed(tokens)
+            return _as(View(center_crop(ranks, self.size), None), self.output, self.embed).tokens
 
 
 def make_augmentation(entry: Mapping[str, Any], around: Surroundings) -> AnyAugmentation:
@@ -283,3 +282,19 @@ def _either(drawn: Tensor, chosen: View, otherwise: View) -> View:
     if chosen.targets is not None and targets is not None:
         targets = torch.where(drawn, chosen.targets, targets)
     return View(torch.where(drawn, chosen.tokens, otherwise.tokens), targets)
+
+
+def _run(member: AnyAugmentation, view: View, embed: Embedder | None, rng: torch.Generator) -> View:
+    """One augmentation of a view that is still ranks, or vectors already."""
+    if member.space == "grid" and embed is not None and view.tokens.ndim == 3:
+        return member.from_ranks(view, embed, rng)
+    result: View = member(view, rng)
+    return result
+
+
+def _as(view: View, space: Literal["ranks", "grid"], embed: Embedder | None) -> View:
+    """A view with vectors or with ranks, whichever it had; without a codebook, as it is."""
+    tokens, is_grid = view.tokens, view.tokens.ndim == 4
+    if embed is None or is_grid == (space == "grid"):
+        return view
+    return view._replace(tokens=embed.nearest(tokens) if is_grid else embed(tokens))
