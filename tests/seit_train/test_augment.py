@@ -236,20 +236,21 @@ def test_noise_falls_on_as_many_images_as_asked_and_scales():
 
 
 def test_adapted_colours_follow_the_formula_of_adain():
-    content, style = torch.randn(2, 4, 3, 5, 5, generator=seeded(12)).double()
-    style = 3 * style + 1
-    fast = adapt(content, style)
-    for image in range(4):
+    grid = torch.randn(4, 3, 5, 5, generator=seeded(12)).double()
+    grid *= torch.tensor([1.0, 3.0, 0.5, 7.0]).view(4, 1, 1, 1)
+    grid += torch.tensor([0.0, 1.0, -9.0, 2.0]).view(4, 1, 1, 1)
+    donors = [1, 3, 0, 3]
+    fast = adapt(grid, torch.tensor(donors))
+    for image, donor in enumerate(donors):
         for channel in range(3):
-            x, y = content[image, channel], style[image, channel]
+            x, y = grid[image, channel], grid[donor, channel]
             slow = y.std() * (x - x.mean()) / x.std() + y.mean()
-            assert torch.allclose(fast[image, channel], slow, atol=1e-4)
+            assert torch.allclose(fast[image, channel], slow, atol=1e-3)
 
 
 def test_a_channel_without_spread_takes_over_the_mean():
-    assert torch.allclose(
-        adapt(torch.ones(1, 1, 4, 4), torch.arange(16.0).view(1, 1, 4, 4)), torch.tensor(7.5)
-    )
+    grid = torch.stack([torch.ones(1, 4, 4), torch.arange(16.0).view(1, 4, 4)])
+    assert torch.allclose(adapt(grid, torch.tensor([1, 1]))[0], torch.tensor(7.5))
 
 
 def test_some_images_take_over_the_statistics_of_one_other():
