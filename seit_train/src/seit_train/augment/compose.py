@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
+import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
@@ -253,6 +254,17 @@ def parse_entry(entry: Mapping[str, Any]) -> tuple[type[AnyAugmentation], Settin
         return kind, kind.Options.model_validate(dict(options or {}))
     except ValidationError as error:
         raise _explain(error, name, kind.Options) from None
+
+
+def written(entries: Sequence[Mapping[str, Any]]) -> str:
+    """A policy as a recipe writes it: YAML, an entry a line."""
+    lines = []
+    for name, options in ((name, entry[name]) for entry in entries for name in entry):
+        text = yaml.safe_dump(
+            options or {}, default_flow_style=True, sort_keys=False, width=float("inf")
+        )
+        lines.append(f"- {name}: {text.strip()}")
+    return "\n".join(lines)
 
 
 def _kind(name: str) -> type[AnyAugmentation]:
