@@ -29,6 +29,18 @@ class NoLookAtValues(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
+class CountOperations(TorchDispatchMode):
+    """How many operations ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **kwargs or {})
+
+
 @pytest.fixture(params=NAMES)
 def name(request) -> str:
     return request.param
@@ -105,6 +117,17 @@ def test_the_host_looks_at_no_value(augmentation, name):
     for tokens in inputs(augmentation):
         with NoLookAtValues():
             augmentation(View(tokens, torch.eye(16)), seeded(1))
+
+
+def test_it_does_not_loop_over_images(augmentation):
+    """A CPU resizes eight images at a time; within those, more images are not more operations."""
+    for tokens in inputs(augmentation):
+        counts = []
+        for images in (2, 8):
+            with CountOperations() as operations:
+                augmentation(View(tokens[:images], torch.eye(16)[:images]), seeded(1))
+            counts.append(operations.count)
+        assert counts[0] == counts[1]
 
 
 def test_it_compiles_to_one_graph(augmentation, name):
