@@ -74,6 +74,7 @@ class LoopConfig(Settings):
         residency: where the tokens live while training, see `tokenstore.loader`.
         log_every: steps from one line of metrics to the next.
         eval_every_epochs: epochs from one evaluation (and checkpoint) to the next.
+        save_every_epochs: epochs from one checkpoint to the next; more where epochs take seconds.
         ema: decay of a moving average of the weights, which is then what is evaluated and kept as
             `model.safetensors`; null means none.
         accumulate: parts in which a step's batch goes through the model, to save memory. The same
@@ -85,6 +86,7 @@ class LoopConfig(Settings):
     residency: Literal["auto", "stream", "ram", "device"] = "auto"
     log_every: Positive = 50
     eval_every_epochs: Annotated[float, Field(gt=0)] = 1.0
+    save_every_epochs: Annotated[float, Field(gt=0)] = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     accumulate: Positive = 1
 
