@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.build.decode import IMAGES_A_TASK, DecodingPool, decoded_batches, decoding_by
+from tokenstore.build.decode import IMAGES_A_TASK, decoded_batches, decoding_by
+from tokenstore.build.workers import DecodingPool
 from tokenstore.checks import starts_of
 from tokenstore.errors import ImageRejected, SourceError
 from tokenstore.loader import TokenLoader

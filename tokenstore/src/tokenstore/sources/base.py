@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from tokenstore.errors import ImageRejected
+from tokenstore.errors import ImageRejected, InputChanged
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,7 +121,33 @@ class Source(ABC):
         Raises:
             ImageRejected: it cannot be read or decoded; the message is the reason.
         """
-        return decode_image(self.read(item))
+        return decode_image(self.read_planned(item))
+
+    def read_planned(self, item: Item) -> bytes:
+        """As `read`, but of an image that is still what it was when it was listed.
+
+        A listed size of 0 says nothing: the source does not know it, or it is a broken link.
+
+        Raises:
+            ImageRejected: it cannot be read.
+            InputChanged: it is gone, or of another size.
+        """
+        try:
+            content = self.read(item)
+        except ImageRejected as reason:
+            if item.size and isinstance(reason.__cause__, FileNotFoundError):
+                raise _changed(item, "is gone") from reason
+            raise
+        if item.size not in (0, len(content)):
+            raise _changed(item, f"has {len(content):,} bytes, not {item.size:,}")
+        return content
+
+
+def _changed(item: Item, what: str) -> InputChanged:
+    return InputChanged(
+        f"'{printable(item.path)}' {what}: the input has changed since it was listed. Put it back, "
+        "or delete the unfinished build and begin anew; nothing was guessed."
+    )
 
 
 def reject_repeated_keys(
