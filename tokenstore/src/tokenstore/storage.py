@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.disk import flush_folder, mapped, write_through
+from tokenstore.disk import flush_folder, is_writing, mapped, write_through, writer_mark
 from tokenstore.errors import CorruptStore, StoreError
 
 Bytes = NDArray[np.uint8]
@@ -115,10 +115,11 @@ class Storage(ABC):
         other.remove(name)
 
     def sweep(self) -> None:
-        """Delete what interrupted writers left behind; no writer may be at work."""
+        """Delete what interrupted writers left behind, and nothing of one that is at work."""
         for name in self.names():
-            if name.endswith(PARTIAL):
-                self.remove(name)
+            if name.endswith(PARTIAL) and not is_writing(name):
+                with contextlib.suppress(FileNotFoundError):  # somebody else sweeps too
+                    self.remove(name)
 
 
 def open_storage(place: str | Path) -> Storage:
@@ -241,10 +242,10 @@ class LocalStorage(Storage):
         return partial
 
     def _partial(self, name: str) -> Path:
-        """`a/b.tar` -> FOLDER/a/.b.tar.4711.partial, its folder made."""
+        """`a/b.tar` -> FOLDER/a/.b.tar.~node7~4711~0.partial, its folder made."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+        return path.with_name(f".{path.name}.{writer_mark()}{PARTIAL}")
 
 
 class RemoteStorage(Storage):
