@@ -20,7 +20,7 @@ from tokenstore.order import Numbers, Order, Shuffled
 from tokenstore.reader import Split
 from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
-from tokenstore.subset import samples_of_share
+from tokenstore.subset import one_view, samples_of_share
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ def training_order(split: Split, config: RunConfig) -> Order:
         labels = split.labels
         some = labels if samples is None or labels is None else labels[samples]
         order = ClassBalanced(some, config.seed)
+    elif data.sampling == "one-view":
+        order = one_view(split, config.seed)
     elif data.shuffle == "shards":
         order = ShardShuffle(_shard_counts(split, samples), config.seed)
     else:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore import registry
 from tokenstore.build.plan import BuildPlan
-from tokenstore.build.tokenize import PartReport, read_counts, read_part
+from tokenstore.build.tokenize import PartContent, PartReport, read_counts, read_part
 from tokenstore.codecs.base import Codec, CodecSpec
 from tokenstore.errors import BuildError
 from tokenstore.manifest import (
@@ -268,13 +269,18 @@ def _pack_part(packing: Packing, report: PartReport, shard: ShardPlan) -> ShardE
         labels=content.labels if "label" in names else None,
         keys=content.keys if "key" in names else None,
         masks=content.masks if "mask" in names else None,
-        meta=[json.loads(line) for line in content.meta or ()] if "meta" in names else None,
+        meta=_meta(content) if "meta" in names else None,
         views=content.views if "view" in names else None,
     )
     entry = write_shard(packing.target, shard, [samples])
     known = {"made_of": made_of, "shard": entry.model_dump(mode="json")}
     packing.staging.create(receipt, json.dumps(known).encode())
     return entry
+
+
+def _meta(content: PartContent) -> list[dict[str, Any]]:
+    lines = ["{}"] * len(content.ids) if content.meta is None else content.meta
+    return [json.loads(line) for line in lines]
 
 
 def _made_of(report: PartReport, shard: ShardPlan, packing: Packing) -> str:

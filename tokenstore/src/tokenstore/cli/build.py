@@ -20,7 +20,7 @@ from tokenstore.storage import open_storage
 
 COPIED = (
     "tokenizer weights config preprocess image_size device vocabulary source classes masks "
-    "ignore_index codec batch_size precision part_size limit seed order"
+    "ignore_index views codec batch_size precision part_size limit seed order"
 )
 INTEGER = click.IntRange(min=1)
 
@@ -56,6 +56,14 @@ INTEGER = click.IntRange(min=1)
     metavar="N",
     type=click.IntRange(0, 255),
     help="Value of the mask pixels of no class; else that of the class file.",
+)
+@click.option(
+    "--views",
+    metavar="K",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 65_536),
+    help="Views of each image: the plain one and K - 1 random resized crops, some of them flipped.",
 )
 @click.option(
     "--codec",

@@ -33,6 +33,7 @@ from tokenstore.build.pack import (
 from tokenstore.build.plan import BuildOptions, Order, Plan, WorkPlan, make_plan
 from tokenstore.build.run import BuildReport, tokenize_plan
 from tokenstore.build.tokenize import BYTES_AN_ID, PartReport
+from tokenstore.build.views import Views
 from tokenstore.errors import BuildError, PublishRace
 from tokenstore.listed import load_rejects
 from tokenstore.manifest import Manifest, SourceEntry, load_manifest, load_versions, publish
@@ -123,6 +124,7 @@ def _build_options(store: Store, options: AppendOptions) -> BuildOptions:
     """The options of a build that makes tokens as this store has them."""
     manifest = store.manifest
     resized = Preprocess.from_json(manifest.preprocess)
+    views = Views.of(manifest.preprocess)
     rule: Order = "input" if manifest.order.rule == "input" else "shuffled"
     return BuildOptions(
         tokenizer=manifest.tokenizer.name,
@@ -133,7 +135,8 @@ def _build_options(store: Store, options: AppendOptions) -> BuildOptions:
         batch_size=options.batch_size,
         part_size=options.part_size,
         limit=options.limit,
-        seed=manifest.order.seed or 0,
+        views=views.count,
+        seed=views.seed if manifest.order.seed is None else manifest.order.seed,
         order=rule,
         keys=any("key" in split.columns for split in store.values()),
     )
