@@ -1,6 +1,6 @@
 """A program that builds again and again, each time killed by itself at another file operation.
 
-    python -m tests.killed_builds FOLDER SEED POINTS WORDS...
+    python -c "from tests.killed_builds import main; main()" FOLDER SEED POINTS WORDS...
 
 Everything is imported once; each build is a fork, which counts what it does to files below its
 store (open, rename, link, remove, ...) and sends itself SIGKILL before one of them. POINTS of them
@@ -56,7 +56,10 @@ def watch(place: Path, die_at: int | None, log: Path) -> None:
     sys.addaudithook(hook)
 
 
-def main(folder: Path, seed: int, points: int, words: list[str]) -> None:
+def main() -> None:
+    """Not run as a module, which every worker process of the builds would import again."""
+    assert ToyTokenizer and ray and run and load_tokenizer("toy")
+    folder, (seed, points), words = Path(sys.argv[1]), map(int, sys.argv[2:4]), sys.argv[4:]
     log = folder / "log"
     told, nowhere = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -73,8 +76,3 @@ def main(folder: Path, seed: int, points: int, words: list[str]) -> None:
         told.write(json.dumps({"killed": killed, "at": at, "last": last, "again": again}) + "\n")
     told.write(json.dumps({"total": total}) + "\n")
     told.close()
-
-
-if __name__ == "__main__":
-    assert ToyTokenizer and ray and run and load_tokenizer("toy")
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

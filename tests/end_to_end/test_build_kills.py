@@ -30,8 +30,9 @@ def test_a_build_that_is_killed_anywhere_continues_to_the_same_bytes(tmp_path: P
     (tmp_path / "out").mkdir()
     words = [str(corpus), "--tokenizer", "toy", "--part-size", "4", "--workers", "1"]
     words += ["--batch-size", "3"]
-    program = [sys.executable, "-m", "tests.killed_builds", str(tmp_path / "out"), "7", str(POINTS)]
-    ran = subprocess.run([*program, *words], stdout=subprocess.PIPE, text=True, check=True)
+    program = "from tests.killed_builds import main; main()"
+    words = [sys.executable, "-c", program, str(tmp_path / "out"), "7", str(POINTS), *words]
+    ran = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     *killed, _ = map(json.loads, ran.stdout.splitlines())
     assert len(killed) == POINTS
     assert all(build["killed"] == signal.SIGKILL and build["again"] == 0 for build in killed)
