@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tokenstore.disk import flush_folder, is_writing, mapped, write_through, writer_mark
 from tokenstore.errors import CorruptStore, StoreError
+from tokenstore.retrying import Persistent
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
@@ -257,9 +258,10 @@ class RemoteStorage(Storage):
 
         self.url = url.rstrip("/")
         try:
-            self._fs, self._folder = fsspec.core.url_to_fs(self.url)
+            system, self._folder = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             raise StoreError(f"cannot open '{url}': {error}") from error
+        self._fs = Persistent(system, self.url)
 
     def names(self) -> list[str]:
         """See `Storage.names`."""
@@ -268,8 +270,11 @@ class RemoteStorage(Storage):
         return sorted(path[skip:] for path in self._fs.find(self._folder))
 
     def exists(self, name: str) -> bool:
-        """See `Storage.exists`."""
-        return bool(self._fs.isfile(self._path(name)))
+        """See `Storage.exists`; not by `isfile`, to which a network that fails is an absence."""
+        try:
+            return bool(self._fs.info(self._path(name))["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def size(self, name: str) -> int:
         """See `Storage.size`."""
