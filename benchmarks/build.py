@@ -246,8 +246,8 @@ def main(
     options = replace(options, part_size=part_size)
     told = [
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f}, {options.device}, torch {torch.__version__}, {workers} workers, `"
-        f"python -m benchmarks.build {' '.join(sys.argv[1:])}`",
+        f"{os.getloadavg()[0]:.1f}, {options.device}, torch {torch.__version__}, "
+        f"{workers} workers, `python -m benchmarks.build {' '.join(sys.argv[1:])}`",
         "",
     ]
     click.echo("\n".join(told))

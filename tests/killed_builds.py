@@ -4,8 +4,9 @@
 
 Everything is imported once; each build is a fork, which counts what it does to files below its
 store (open, rename, link, remove, ...) and sends itself SIGKILL before one of them. POINTS of them
-are spread at random over all that a whole build does, and three more are where it publishes. Each killed store is then finished by an
-uninterrupted build. A JSON line for each tells at which operation it was killed, and on which file.
+are spread at random over all that a whole build does, and three more are where it publishes. Each
+killed store is then finished by an uninterrupted build. A JSON line for each tells at which
+operation it was killed, and on which file.
 """
 
 import json
