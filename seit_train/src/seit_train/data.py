@@ -24,7 +24,7 @@ from tokenstore.placing import LoaderBatch
 from tokenstore.reader import Split, Store, open_store
 from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
-from tokenstore.subset import samples_of_share
+from tokenstore.subset import one_view, samples_of_share
 
 _log = logging.getLogger(__name__)
 
@@ -194,6 +194,8 @@ def _order_of_one(split: Split, config: RunConfig) -> Order:
         labels = split.labels
         some = labels if samples is None or labels is None else labels[samples]
         order = ClassBalanced(some, config.seed)
+    elif data.sampling == "one-view":
+        order = one_view(split, config.seed)
     elif data.shuffle == "shards":
         order = ShardShuffle(_shard_counts(split, samples), config.seed)
     else:

@@ -89,8 +89,8 @@ def _published(file: Path, weights: dict[str, Tensor], store: StoreIdentity) -> 
     if found is None:
         raise TrainingError(
             f"'{file}' does not say for which vocabulary it was trained, and is no published model "
-            f"known here: it has names such as '{next(iter(weights), 'none')}'. Pass a run of seit-train, one "
-            "of its checkpoints, or weights in the layout of timm, DeiT, MAE or SeiT."
+            f"known here: it has names such as '{next(iter(weights), 'none')}'. Pass a run of "
+            "seit-train, one of its checkpoints, or weights as timm, DeiT, MAE or SeiT have them."
         )
     _log.info("'%s' has the layout of %s", file, found.layout)
     own = found.weights

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from seit_train.augment.compose import written
 from seit_train.checkpoint import has_checkpoint
 from seit_train.config import DEFAULT_RECIPE, DataConfig, RunConfig, make_config, read_recipe
 from seit_train.data import Samples, training_split
@@ -218,3 +219,5 @@ def _note(trainer: Trainer) -> None:
         *(config.task, device, world.size, trainer.precision, size),
         *(len(trainer.train), trainer.steps, config.batch_size),
     )
+    if policy := config.model_dump().get("augment"):
+        _log.info("augment:\n%s", written(policy))

@@ -3,7 +3,7 @@
 Used by the tasks that classify. Sums are kept as sums until all processes have added theirs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,19 @@ def labels_of(batch: TokenBatch) -> Tensor:
     if batch.labels is None:
         raise TrainingError("a split without labels cannot be classified; choose another split")
     return batch.labels
+
+
+def refuse_single_class(classes: Sequence[str]) -> None:
+    """Refuse to learn what cannot be wrong.
+
+    Raises:
+        TrainingError: there is one class only.
+    """
+    if len(classes) == 1:
+        raise TrainingError(
+            f"classification needs at least two classes, and there is only '{classes[0]}'. If the "
+            "classes lie deeper, build from the folder that holds their folders."
+        )
 
 
 def smooth_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:

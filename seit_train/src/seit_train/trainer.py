@@ -115,7 +115,7 @@ class Trainer:
                     interval = Interval()
                     if journal:
                         journal.write(self.step, self.epoch, summary)
-                if self._is_due(self._steps_per_evaluation) or self._is_due(self.steps_per_epoch):
+                if self._is_due(self._evaluate_every) or self._is_due(self._save_every):
                     paused = time.perf_counter()
                     self._refuse_nonfinite(interval)
                     self._evaluate_and_save(journal)
@@ -181,8 +181,12 @@ class Trainer:
         return self.step / self.steps_per_epoch
 
     @property
-    def _steps_per_evaluation(self) -> int:
+    def _evaluate_every(self) -> int:
         return max(1, round(self.config.loop.eval_every_epochs * self.steps_per_epoch))
+
+    @property
+    def _save_every(self) -> int:
+        return max(1, round(self.config.loop.save_every_epochs * self.steps_per_epoch))
 
     def _is_due(self, period: int) -> bool:
         return self.step % period == 0 or self.step == self.steps
@@ -239,7 +243,7 @@ class Trainer:
     def _evaluate_and_save(self, journal: Journal | None) -> None:
         """Evaluate where it is due and there is a val split; keep the newest and the best."""
         improved = False
-        if self.val_loader is not None and self._is_due(self._steps_per_evaluation):
+        if self.val_loader is not None and self._is_due(self._evaluate_every):
             metrics = self._evaluate(self.val_loader)
             if journal:
                 journal.write(self.step, self.epoch, metrics)

@@ -58,8 +58,7 @@ class TokenLoader:
     """
 
     _worker: Worker | None = None  # whose position this is, inside a DataLoader
-    _feed: Feed | None = None
-    _ahead: FetchAhead | None = None
+    _feed: tuple[Feed, FetchAhead | None] | None = None
 
     def __init__(  # noqa: PLR0913 - the public contract: all but the split are options
         self,
@@ -123,10 +122,10 @@ class TokenLoader:
 
     def __iter__(self) -> Iterator[LoaderBatch]:
         """The batches left in this epoch; afterwards the loader stands at the next one."""
-        epoch, share, feed = self.epoch, self._share(), self._fed()
+        epoch, share, (feed, ahead) = self.epoch, self._share(), self._fed()
         with (
             contextlib.closing(feed(self._wanted(epoch, share), self._skip)) as batches,
-            self._fetching(epoch, share) as fetch_near,
+            _fetching(ahead, epoch, share) as fetch_near,
         ):
             for start, batch in zip(share, batches, strict=True):
                 fetch_near(start)
@@ -161,11 +160,7 @@ class TokenLoader:
         self.epoch, self.position, self._worker = other.epoch, other.position, other.worker
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_feed": None,
-            "_ahead": None,
-        }  # the copy is filled again where it is needed
+        return {**self.__dict__, "_feed": None}  # the copy is filled again where it is needed
 
     def _refuse_nonsense(self) -> None:
         for what, value, known in (
@@ -239,8 +234,8 @@ class TokenLoader:
     def _finish(self, epoch: int) -> None:
         self.epoch, self.position, self._worker = epoch + 1, 0, None
 
-    def _fed(self) -> Feed:
-        """What gives the batches, filled and kept; decides an `auto` residency."""
+    def _fed(self) -> tuple[Feed, FetchAhead | None]:
+        """What gives batches, filled and kept, and what fetches; decides an `auto` residency."""
         if self._feed is None:
             manifest, skip = self.split.store.manifest, self.on_error == "skip"
             mask = mask_shape(self.split) if self.masks else (0, 0)
@@ -248,24 +243,10 @@ class TokenLoader:
                 self.residency = choose(self.split, self.device, mask)
             limit, keys = self.prefetch_bytes, self.keys
             ahead = Ahead(self.batch_size, manifest.grid, limit, keys, skip, mask)
-            self._feed = feed_of(self.residency, self.split, self.device, ahead)
-            if self.residency == "stream":
-                self._ahead = fetch_ahead(self.split, self.order)
+            feed = feed_of(self.residency, self.split, self.device, ahead)
+            streams = self.residency == "stream"
+            self._feed = feed, fetch_ahead(self.split, self.order) if streams else None
         return self._feed
-
-    @contextlib.contextmanager
-    def _fetching(self, epoch: int, share: range) -> Iterator[Callable[[int], None]]:
-        """Tells `fetch_ahead` where the batches are, if there is anything to fetch."""
-        ahead = self._ahead
-        if ahead is None or not share:
-            yield lambda start: None
-            return
-        try:
-            ahead.near(epoch, share[0])
-            yield lambda start: ahead.near(epoch, start)
-        except BaseException:  # the loop was left
-            ahead.stop()
-            raise
 
     def _wanted(self, epoch: int, starts: range) -> Iterator[Wanted]:
         """This process's sample numbers and validity, [B] each, batch by batch."""
@@ -289,6 +270,22 @@ class TokenLoader:
         key = keys[0] if keys else str(number)
         self.skipped[key] = self.skipped.get(key, 0) + 1
         _log.warning("sample '%s' is left out: %s", key, error)
+
+
+@contextlib.contextmanager
+def _fetching(
+    ahead: FetchAhead | None, epoch: int, share: range
+) -> Iterator[Callable[[int], None]]:
+    """Fetch for the first batch; what is given is to be told where each batch begins."""
+    if ahead is None or not share:
+        yield lambda start: None
+        return
+    try:
+        ahead.near(epoch, share[0])
+        yield lambda start: ahead.near(epoch, start)
+    except BaseException:  # the loop was left
+        ahead.stop()
+        raise
 
 
 def _tell_torch() -> None:

@@ -47,8 +47,17 @@ class View(NamedTuple):
 class Embedder(Protocol):
     """What turns ranks into vectors and back; see `seit_train.embed.Codebook`."""
 
+    @property
+    def width(self) -> int:
+        """Channels d of a vector."""
+        ...
+
     def __call__(self, ranks: Tensor) -> Tensor:
         """Int64 [B,h,w] -> float32 [B,d,h,w]."""
+        ...
+
+    def blend(self, ranks: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of vectors: int64 [N,n] and float32 [N,n] -> float32 [N,d]."""
         ...
 
     def nearest(self, grid: Tensor) -> Tensor:
@@ -109,6 +118,14 @@ class Augmentation(nn.Module, ABC, Generic[AnyOptions]):
     @abstractmethod
     def forward(self, view: View, rng: torch.Generator) -> View:
         """The augmented batch; what came in is left as it was."""
+
+    def from_ranks(self, view: View, embed: Embedder, rng: torch.Generator) -> View:
+        """`forward` of embedded ranks, for a `grid` augmentation that comes first.
+
+        One that needs no embedded grid in between, and is faster without, overrides it.
+        """
+        result: View = self(view._replace(tokens=embed(view.tokens)), rng)
+        return result
 
     def extra_repr(self) -> str:
         """The options, so that a printed policy reads like its recipe."""

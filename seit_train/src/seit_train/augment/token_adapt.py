@@ -72,7 +72,7 @@ class AdaptedGeometry(Augmentation[TokenAdaptOptions]):
         """Float32 [B,d,h,w] -> [B,d,*size]; in the device's fast precision, as nothing learns."""
         grid, targets, masks = view
         precision = resolve_precision("auto", grid.device)
-        warps = draw_warps(len(grid), self.grid, self.options.geometry, rng)
+        warps = draw_warps(grid, self.grid, self.options.geometry, rng)
         sides = 2 * self.size[0], 2 * self.size[1]
         with torch.no_grad(), autocast(precision, grid.device):
             adapted = warp(self.model.adapt(grid).float(), warps, sides)

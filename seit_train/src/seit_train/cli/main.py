@@ -40,7 +40,33 @@ def main() -> None:
             logging.getLogger(package).setLevel(logging.INFO)
 
 
+_RUN_OPTIONS = (
+    click.option(
+        "-o", "--output", required=True, metavar="RUN", help="Folder that the run is written to."
+    ),
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Settings to start from; `seit-train recipes` lists them.  [default: cpu_tiny]",
+    ),
+    click.option(
+        "--init",
+        metavar="RUN|FILE",
+        help="Start from the weights of another run, or of a published DeiT, MAE or SeiT file.",
+    ),
+    click.option(
+        "--resume", is_flag=True, help="Continue the run in RUN; begin it where there is none."
+    ),
+)
+
 Remark = Callable[["Outcome", str], list[str]]  # lines of a report on a run and its store
+
+
+def _run_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of every training, in the order of its help page."""
+    for option in reversed(_RUN_OPTIONS):
+        function = option(function)
+    return function
 
 
 def training_command(
@@ -70,22 +96,7 @@ def training_command(
     )
     @click.argument("store", metavar=corpus)
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-    @click.option(
-        "-o", "--output", required=True, metavar="RUN", help="Folder that the run is written to."
-    )
-    @click.option(
-        "--recipe",
-        metavar="NAME|FILE",
-        help="Settings to start from; `seit-train recipes` lists them.  [default: cpu_tiny]",
-    )
-    @click.option(
-        "--init",
-        metavar="RUN|FILE",
-        help="Start from the weights of another run, or of a published DeiT, MAE or SeiT file.",
-    )
-    @click.option(
-        "--resume", is_flag=True, help="Continue the run in RUN; begin it where there is none."
-    )
+    @_run_options
     def command(
         store: str,
         overrides: tuple[str, ...],

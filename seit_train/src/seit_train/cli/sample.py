@@ -47,7 +47,7 @@ def command(
     weights: str | None,
     config: str | None,
 ) -> None:
-    """Draw pictures with the model of RUN, a run of `seit-train mtm`, by iterative parallel decoding.
+    """Draw pictures with the model of RUN, a run of `seit-train mtm`, by parallel decoding.
 
     Ranks are drawn first, as MAGE does it, and the tokenizer of the store makes pictures of them.
     """

@@ -1,4 +1,4 @@
-"""Pictures that a masked model draws by itself: ranks by parallel decoding, pixels by the tokenizer.
+"""Pictures that a masked model draws: ranks by parallel decoding, pixels by the tokenizer.
 
 MAGE (section 3) draws its images so; any run of `seit-train mtm` that predicts ranks, and has
 learnt to from nothing at all, can. How ranks are drawn stands in models/sampler.py.
@@ -77,7 +77,7 @@ def _drawing_task(trained: Trained) -> MaskedTokenModelling:
         raise UsageError(f"'{folder}' was trained without predicting ranks (lut.base=null)")
     if task.config.mask.high < 1:
         raise UsageError(
-            f"'{folder}' has never seen more than {task.config.mask.high:.0%} of an image masked, and "
+            f"'{folder}' never saw more than {task.config.mask.high:.0%} of an image masked, and "
             "drawing begins with nothing. Train with mask.high=1.0."
         )
     return task

@@ -22,7 +22,14 @@ from seit_train.models.resnet import layer_of as resnet_layer_of
 from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, StemName, count_positions
 from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
-from seit_train.scoring import Scored, hits, labels_of, smooth_targets, soft_loss
+from seit_train.scoring import (
+    Scored,
+    hits,
+    labels_of,
+    refuse_single_class,
+    smooth_targets,
+    soft_loss,
+)
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
 
@@ -83,6 +90,7 @@ class Classification(Task):
                 "classification needs labels, and this store has none. Build it from a folder of "
                 "class folders."
             )
+        refuse_single_class(facts.classes)
         codebook = facts.codebook
         embed = None if codebook is None else Codebook(codebook, config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"

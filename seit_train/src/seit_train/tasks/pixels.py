@@ -25,7 +25,14 @@ from seit_train.models.stem import StemAdapter, count_positions
 from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
 from seit_train.pictures import Feed, PictureLoader, PictureSplit, Transform
-from seit_train.scoring import Scored, hits, labels_of, smooth_targets, soft_loss
+from seit_train.scoring import (
+    Scored,
+    hits,
+    labels_of,
+    refuse_single_class,
+    smooth_targets,
+    soft_loss,
+)
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError, UsageError
 from tokenstore.order import Unshuffled
@@ -75,6 +82,7 @@ class Pixels(Task):
                 "classification needs labels, and these images have none. Sort them into a folder "
                 "for each class."
             )
+        refuse_single_class(facts.classes)
         self.size = (config.image_size, config.image_size)
         count_positions("patch16", self.size)  # refuses what patches do not cover
         around = Surroundings(self.size, None)

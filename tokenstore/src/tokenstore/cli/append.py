@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from tokenstore.build.local import available_cores
-from tokenstore.build.run import Running
+from tokenstore.build.engine import Running, available_cores
 from tokenstore.choice import best_device, weights_options
 from tokenstore.operations.append import AppendOptions, append_images
 from tokenstore.operations.outcome import Outcome

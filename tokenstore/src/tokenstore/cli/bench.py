@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tokenstore
-from tokenstore.build.decode import decoding_pool
-from tokenstore.build.local import available_cores
+from tokenstore.build.engine import available_cores
 from tokenstore.build.plan import BuildOptions
+from tokenstore.build.workers import decoding_pool
 from tokenstore.choice import best_device, weights_options
 from tokenstore.progress import WorkProgress
 from tokenstore.rates import (
@@ -94,7 +94,7 @@ def _tokenized(store: "Store", images: str, how: dict[str, Any]) -> list[Precisi
     asked = how["precisions"] or precisions_on(device)
     count = len(items) * len({"fp32", *asked})
     with (
-        decoding_pool(available_cores(), device) as pool,
+        decoding_pool(available_cores()) as pool,
         WorkProgress("tokenizing", count) as progress,
     ):
         if not how["precisions"] and "tf32" not in asked:

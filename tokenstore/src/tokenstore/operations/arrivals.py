@@ -18,7 +18,7 @@ from tokenstore.reader import Split, Store
 from tokenstore.sources.base import Item, Listing, Rejected, printable
 
 RUN = 1 << 16  # keys of the store in memory at once
-APPENDABLE = {"ranks", "label", "key", "mask"}
+APPENDABLE = {"ranks", "label", "key", "mask", "meta", "view"}
 
 
 @dataclass(frozen=True)

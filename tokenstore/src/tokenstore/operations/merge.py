@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from tokenstore import registry
+from tokenstore.build.engine import Running
 from tokenstore.build.output import Output, claim_output
 from tokenstore.build.plan import PLAN_FORMAT, WorkPlan, locked_versions
-from tokenstore.build.run import BuildReport, Running
+from tokenstore.build.run import BuildReport
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.listed import load_rejects
 from tokenstore.manifest import (

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.errors import ImageRejected, UsageError
+from tokenstore.errors import ImageRejected, InputChanged, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,7 +75,8 @@ NOTHING_SAID = SourceOptions()
 class Item(NamedTuple):
     """One image as listed: `path` is the source's own way to find it, `size` its bytes.
 
-    `mask` and `mask_size` are the same of its mask, None and 0 where it has none.
+    `mask` and `mask_size` are the same of its mask, None and 0 where it has none. `start` is its
+    first byte within the file of an archive, and `meta` a JSON object, where there is one.
     """
 
     key: str
@@ -84,6 +85,8 @@ class Item(NamedTuple):
     size: int
     mask: str | None = None
     mask_size: int = 0
+    start: int = 0
+    meta: str | None = None
 
 
 class Rejected(NamedTuple):
@@ -110,6 +113,11 @@ class Listing:
     ignore_index: int | None = None
 
     @property
+    def has_meta(self) -> bool:
+        """Whether any image has metadata."""
+        return any(i.meta is not None for items in self.splits.values() for i in items)
+
+    @property
     def has_masks(self) -> bool:
         """Whether images have masks: all of them or none."""
         return any(item.mask is not None for items in self.splits.values() for item in items[:1])
@@ -125,6 +133,8 @@ class Listing:
                 digest.update(f"{item.key}\t{item.label}\t{item.size}\n".encode())
                 if item.mask is not None:
                     digest.update(f"mask {item.mask_size}\n".encode())
+                if item.meta is not None:
+                    digest.update(f"meta {item.meta}\n".encode())
         for reject in self.rejects:
             digest.update(f"reject {reject.split}\t{reject.path}\n".encode())
         if self.ignore_index is not None:
@@ -184,7 +194,26 @@ class Source(ABC):
         Raises:
             ImageRejected: it cannot be read or decoded; the message is the reason.
         """
-        return decode_image(self.read(item))
+        return decode_image(self.read_planned(item))
+
+    def read_planned(self, item: Item) -> bytes:
+        """As `read`, but of an image that is still what it was when it was listed.
+
+        A listed size of 0 says nothing: the source does not know it, or it is a broken link.
+
+        Raises:
+            ImageRejected: it cannot be read.
+            InputChanged: it is gone, or of another size.
+        """
+        try:
+            content = self.read(item)
+        except ImageRejected as reason:
+            if item.size and isinstance(reason.__cause__, FileNotFoundError):
+                raise _changed(item, "is gone") from reason
+            raise
+        if item.size not in (0, len(content)):
+            raise _changed(item, f"has {len(content):,} bytes, not {item.size:,}")
+        return content
 
     def load_mask(self, item: Item) -> NDArray[np.uint8] | None:
         """The mask of one image, uint8 [H, W], of its picture's size; None where it has none.
@@ -193,6 +222,13 @@ class Source(ABC):
             ImageRejected: it cannot be read or decoded, or holds values of no class.
         """
         return None
+
+
+def _changed(item: Item, what: str) -> InputChanged:
+    return InputChanged(
+        f"'{printable(item.path)}' {what}: the input has changed since it was listed. Put it back, "
+        "or delete the unfinished build and begin anew; nothing was guessed."
+    )
 
 
 def reject_repeated_keys(
