@@ -324,6 +324,19 @@ def test_a_task_that_offers_nothing_says_so(request_run, tmp_path) -> None:
     assert "For runs of toy there is nothing else to show" in page_of(tmp_path, folder)
 
 
+def test_what_a_kind_of_run_has_nothing_for_is_named(masked) -> None:
+    report = report_on([masked], ReportOptions())
+    assert report.looks[0].absent == ("Predictions", "Segmentation")
+    assert "This run has nothing for: Predictions, Segmentation." in render(report)
+
+
+def test_a_checkpoint_of_another_model_leaves_the_curves(masked, tmp_path) -> None:
+    config = json.loads((masked / "config.json").read_text())
+    config["model"]["encoder"]["width"] = 64
+    (masked / "config.json").write_text(json.dumps(config))
+    assert "Its checkpoint cannot be used (TrainingError)" in page_of(tmp_path, masked)
+
+
 def test_a_folder_that_holds_no_run_is_refused(tmp_path) -> None:
     with pytest.raises(TrainingError, match="holds no run"):
         read_records([tmp_path])
