@@ -29,7 +29,10 @@ SETTINGS = {
 PAIR = {"hidden": 32, "out": 16}
 METHODS = {
     "mtm simmim": {"method": "simmim", "mask": {}},
-    "mtm mage-c": {"method": "mage", "mage": {"contrast": 0.1, "contrastive": PAIR}},
+    "mtm mage-c": {
+        "method": "mage",
+        "mage": {"label_smoothing": 0.0, "contrast": 0.1, "contrastive": PAIR},
+    },
     "mtm lut": {"method": "lut", "lut": {"context": PAIR}},
 }
 DRAWS_NOTHING = {"tokenadapt"}  # its pairs were made before
