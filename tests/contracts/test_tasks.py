@@ -1,6 +1,7 @@
 """The law of the task (seit_train/tasks/base.py), over every plugin of seit_train.tasks.
 
-A new task adds a line to `SETTINGS`: a model small enough to train here.
+A new task adds a line to `SETTINGS`: a model small enough to train here. Tasks that are fed
+pictures instead of ranks are tested beside their code.
 """
 
 from dataclasses import replace
@@ -50,7 +51,9 @@ class Looks(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.fixture(params=[*names(PACKAGE), *METHODS])
+@pytest.fixture(
+    params=[*(name for name in names(PACKAGE) if find(PACKAGE, name).reads_ranks), *METHODS]
+)
 def kind(request) -> type[Task]:
     task = request.param.partition(" ")[0]
     assert task in SETTINGS, f"add small settings of task '{task}' to this file"

@@ -8,7 +8,7 @@ classes of the run.
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def evaluate_images(
     split: str | None = None,
     weights: str | None = None,
     config: str | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Metrics over a folder of pictures.
 
     Args:

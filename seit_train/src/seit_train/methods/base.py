@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from seit_train.config import Settings
 from seit_train.models.masking import MaskConfig, draw_plan, fixed_plan
-from seit_train.models.mtm import DecoderConfig, MaskedModel, RankPredictor, patch_ranks
+from seit_train.models.mtm import DecoderConfig, MaskedModel, RankPredictor, patch_ranks, unpatch
 from seit_train.models.stem import STEMS, IdConfig, IdEmbedding, StemAdapter, count_positions
 from seit_train.models.vit import TokenViT, VitConfig
 from tokenstore.errors import TrainingError
@@ -67,6 +67,20 @@ class Losses(NamedTuple):
 
     total: Tensor
     parts: Mapping[str, Tensor]
+
+
+class Completion(NamedTuple):
+    """Grids with masked places, and what was guessed for them.
+
+    Attributes:
+        ranks: int64 [B,h,w], as they are.
+        masked: bool [B,h,w], which of them were hidden.
+        guessed: int64 [B,h,w], `ranks` with guesses at the hidden places.
+    """
+
+    ranks: Tensor
+    masked: Tensor
+    guessed: Tensor
 
 
 class Method(ABC):
@@ -123,6 +137,18 @@ class Method(ABC):
         entropies = self.cross_entropy(model(ranks, plan), ranks, plan.masked).mean(dim=2)
         place = torch.arange(self.positions, device=ranks.device)
         return (entropies * (place < masked[:, None])).sum(dim=1) / masked
+
+    def complete(self, model: nn.Module, ranks: Tensor, index: Tensor) -> Completion:
+        """The likeliest rank at each place that `judge` masks, each guessed on its own."""
+        plan, masked = fixed_plan(index, self.positions, self.scene.mask)
+        guesses = model(ranks, plan).argmax(dim=-1)  # [B,N,p] in the order of the plan
+        hidden = torch.arange(self.positions, device=ranks.device) < masked[:, None]
+        order = plan.masked.argsort(dim=1)  # where in the plan each place of the grid stands
+        guesses = guesses.take_along_dim(order[..., None], dim=1)
+        hidden = hidden.take_along_dim(order, dim=1)[..., None].expand_as(guesses)
+        patch = STEMS[self.scene.model.stem].kernel
+        guessed, under = (unpatch(x, self.scene.size, patch) for x in (guesses, hidden))
+        return Completion(ranks, under, torch.where(under, guessed, ranks))
 
     def after_step(self, model: MaskedModel, progress: float) -> None:
         """What happens after each step of the optimizer, at a share 0..1 of the run."""

@@ -18,17 +18,16 @@ from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook, Metric
-from seit_train.methods.base import Method, MtmModelConfig, Scene
+from seit_train.methods.base import Completion, Method, MtmModelConfig, Scene
 from seit_train.methods.lut import Lut, LutOptions
 from seit_train.methods.mage import Mage, MageOptions
 from seit_train.methods.mtm import Mtm
 from seit_train.methods.simmim import Simmim
 from seit_train.models.masking import MaskConfig
 from seit_train.models.mtm import MaskedModel
-from seit_train.models.transfer import transfer
+from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
-from tokenstore.errors import TrainingError
 
 METHODS: dict[str, type[Method]] = {"mtm": Mtm, "lut": Lut, "simmim": Simmim, "mage": Mage}
 _WITH_OPTIONS = ("lut", "mage")
@@ -150,17 +149,23 @@ class MaskedTokenModelling(Task):
             return {"val_loss": loss}
         return {"val_loss": loss, "val_unigram": unigram, "val_gain": 1 - loss / unigram}
 
+    def complete(self, model: nn.Module, batch: TokenBatch) -> Completion | None:
+        """Centre crops with guesses under the masks of `evaluate`; None where none are made."""
+        if not self.method.guesses:
+            return None
+        ranks = self.policy.to(batch.ranks.device).plain(batch.ranks)
+        return self.method.complete(model, ranks, batch.index)
+
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
-        """Go on from another masked run, or start the encoder from a classifier with id stem."""
+        """Go on from another masked run, or start the encoder from a classifier or a published ViT.
+
+        The stem stays fresh where it was fed something else than ids.
+        """
         masked = _masked(model)
         if not any(name.startswith("encoder.") for name in weights):
             weights = {f"encoder.{name}": weight for name, weight in weights.items()}
-        if "encoder.patch_embed.ids.table.weight" not in weights:
-            raise TrainingError(
-                "masked token modelling can only start from weights with an id embedding "
-                "(patch_embed.ids): those of an mtm run, or of a classifier with embedding: ids"
-            )
-        fresh = ("encoder.pos_embed", "encoder.head")
+        stem = exchanged_stem(masked.state_dict(), weights, "encoder.patch_embed.")
+        fresh = ("encoder.pos_embed", "encoder.head", *stem)
         report = InitReport(*transfer(masked, weights, masked.encoder.positions, fresh=fresh))
         if not any(name.startswith("context.") for name in weights):
             self.method.after_init(masked)
