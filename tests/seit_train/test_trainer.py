@@ -27,6 +27,7 @@ VARIANTS = {
     "accumulating": ("toy", "loop.accumulate=2"),
     "sgd": ("toy", "optim.optimizer=sgd", "optim.layer_decay=0.5"),
     "mtm": ("mtm",),
+    "lut": ("mtm", "method=lut", "lut.context.hidden=16", "lut.context.out=8"),
     "classify": ("classify",),
     "a share, balanced, repeated": (
         "toy",
