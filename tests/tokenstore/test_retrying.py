@@ -37,9 +37,7 @@ def test_what_fails_now_and_then_succeeds_after_growing_pauses(pauses: list[floa
 
 
 def test_what_fails_for_good_is_named_with_the_last_reason(pauses: list[float]) -> None:
-    with pytest.raises(
-        StoreError, match=r"'s3://b' failed 6 times in 16 s.*: reset"
-    ):
+    with pytest.raises(StoreError, match=r"'s3://b' failed 6 times in 16 s.*: reset"):
         retried(failing(99, ConnectionError("reset")), "s3://b")
     assert len(pauses) == 5
 

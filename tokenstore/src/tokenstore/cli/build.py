@@ -20,7 +20,8 @@ from tokenstore.storage import open_storage
 
 COPIED = (
     "tokenizer weights config preprocess image_size device vocabulary source classes masks "
-    "ignore_index views codec batch_size precision part_size limit seed order"
+    "ignore_index image_column label_column views codec batch_size precision part_size limit "
+    "seed order"
 )
 INTEGER = click.IntRange(min=1)
 
@@ -57,6 +58,10 @@ INTEGER = click.IntRange(min=1)
     type=click.IntRange(0, 255),
     help="Value of the mask pixels of no class; else that of the class file.",
 )
+@click.option(
+    "--image-column", metavar="NAME", help="Column of a table with the images or their paths."
+)
+@click.option("--label-column", metavar="NAME", help="Column of a table with the labels.")
 @click.option(
     "--views",
     metavar="K",

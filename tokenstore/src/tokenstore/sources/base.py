@@ -18,7 +18,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
@@ -46,12 +46,16 @@ class SourceOptions:
     Attributes:
         classes: file with the class names in label order.
         masks: folder of the masks, under the names of their images.
+        image_column: column of a table with the images, or their paths.
+        label_column: column of a table with the labels.
         ignore_index: value of the mask pixels that belong to no class.
     """
 
     classes: Path | None = None
     masks: str | None = None
     ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
     def refuse_others(self, kind: str, *known: str) -> None:
         """Refuse options that were given and mean nothing to a kind of source.
@@ -102,8 +106,10 @@ class Rejected(NamedTuple):
 class Listing:
     """All images of a source: splits in the source's order, and what was refused while listing.
 
-    Where images have masks, `classes` are those of the masks' pixels, and `ignore_index` is the
-    value of pixels that belong to none.
+    Archives are best read in sequence: `runs` says how many images in a row lie in each, by split,
+    and `window` how many neighbours may be shuffled; `runs` is empty where images are read in any
+    order. Where images have masks, `classes` are those of the masks' pixels, and `ignore_index` is
+    the value of pixels that belong to none.
     """
 
     splits: Mapping[str, tuple[Item, ...]]
@@ -111,6 +117,8 @@ class Listing:
     rejects: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
     ignore_index: int | None = None
+    runs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    window: int = 16_384
 
     @property
     def has_meta(self) -> bool:
