@@ -87,6 +87,13 @@ def test_a_pattern_chooses_tars(tmp_path: Path) -> None:
     assert keys(listing(f"{tmp_path}/a-*.tar")) == {"train": ["a-train-0", "a-train-1"]}
 
 
+def test_braces_name_a_row_of_tars_without_a_listing(tmp_path: Path) -> None:
+    for number in ("008", "009", "010", "011"):
+        write_tar(tmp_path / f"x-{number}.tar", {f"{number}.jpg": PHOTO})
+    found = listing(f"{tmp_path}/x-{{008..010}}.tar")
+    assert keys(found) == {"train": ["008", "009", "010"]}
+
+
 def test_imagenets_tar_of_tars_has_a_class_a_tar(tmp_path: Path) -> None:
     inner = {}
     for wnid in ("n01440764", "n01443537"):

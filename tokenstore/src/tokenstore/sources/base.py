@@ -36,6 +36,7 @@ FORMATS = tuple(NAMES)
 # Pillow's own limit for a decompression bomb, so that both draw the line at the same place.
 MAX_PIXELS = 89_478_485
 MAX_ASPECT = 100
+MAX_BYTES = 1 << 28  # of a file; three a pixel, at the most pixels there may be
 ORIENTATION_TAG = 0x0112
 
 
@@ -213,6 +214,8 @@ class Source(ABC):
             ImageRejected: it cannot be read.
             InputChanged: it is gone, or of another size.
         """
+        if item.size > MAX_BYTES:
+            raise ImageRejected(f"{item.size:,} bytes are more than {MAX_BYTES:,}")
         try:
             content = self.read(item)
         except ImageRejected as reason:

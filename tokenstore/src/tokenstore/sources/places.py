@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from tokenstore.errors import ImageRejected, SourceError, StoreError
-from tokenstore.retrying import Persistent, retried
+from tokenstore.retrying import Persistent
 from tokenstore.sources.files import entries_of
 
 SECRETS = ("signature", "token", "secret", "credential", "password", "sig=")
@@ -146,7 +146,7 @@ class Place:
     def _asked(self, call: Callable[[], Any]) -> Any:
         """What a remote answers; what it refuses is an error of the whole corpus."""
         try:
-            return retried(call, self.url)
+            return call()
         except (StoreError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise SourceError(f"'{self.url}' cannot be read: {reason}") from error

@@ -54,7 +54,10 @@ class RemoteFolder(Source):
             if file.name.lower().endswith(EXTENSIONS)
         ]
         if not images:
-            raise SourceError(f"no images in '{self.place.url}'. Give the folder that holds them.")
+            raise SourceError(
+                f"no images among {len(files):,} files in '{self.place.url}'. Give the folder that "
+                "holds them, or name --source tar or parquet if they lie in such files."
+            )
         declared = None
         if self.class_file is not None:
             declared = class_names(self.class_file.read_bytes(), str(self.class_file))

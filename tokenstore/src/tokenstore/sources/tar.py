@@ -1,6 +1,7 @@
 """Tar archives and WebDataset shards, local or remote; also ImageNet's tar of tars.
 
-* **INPUT** is one tar, a folder (or URL of one) that holds tars, or a pattern of them with `*`.
+* **INPUT** is one tar, a folder (or URL of one) that holds tars, a pattern of them with `*`, or a
+  row of them with numbers in braces, `shard-{000..127}.tar`, which needs no listing.
 * **Plain tars** are read as the folder that they hold: splits, class folders, `classes.json`. A tar
   inside a tar is the folder of its name (ILSVRC2012_img_train.tar: one tar a class).
 * **WebDataset**: members of one name up to the first dot belong together. `.cls` holds the label, a
@@ -45,6 +46,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z
 SIDECARS = (".cls", ".json")
 MOST_SIDECAR = 1 << 20  # bytes; a label or a line of metadata is smaller
 NESTED = 2  # tars in tars
+BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 LABEL_FIELDS = ("label", "cls", "class")
 
@@ -167,6 +169,12 @@ class Tar(Source):
 
 def _tars(place: str) -> tuple[Place, list[str]]:
     """The folder of the tars, and their names in byte order."""
+    braces = BRACES.search(place.rpartition("/")[2])
+    if braces:
+        folder, name = Place(place).parent()
+        first, last = braces.groups()
+        numbers = (f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1))
+        return folder, [name.replace(braces.group(), number) for number in numbers]
     if place.endswith(".tar") and "*" not in place:
         return Place(place).parent()[0], [Place(place).parent()[1]]
     if "*" in place.rpartition("/")[2]:
