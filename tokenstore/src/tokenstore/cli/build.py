@@ -143,9 +143,10 @@ INTEGER = click.IntRange(min=1)
 def command(images: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Tokenize the images of INPUT into a store.
 
-    INPUT is a folder of class folders, a folder with train/, val/ or test/ in it, a plain folder of
-    images, or images/ with masks/ beside them. docs/sources.md shows each layout. Interrupted
-    builds continue when the same line is run again.
+    INPUT is a folder of images, with class folders or train/, val/ and test/ in it or without;
+    images/ with masks/ beside them; tars or WebDataset shards; parquet; or a list (.csv, .jsonl);
+    here or behind a URL. docs/sources.md shows each layout. Interrupted builds continue when the
+    same line is run again.
     """
     started = time.monotonic()
     place = output or default_place(images)
