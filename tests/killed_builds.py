@@ -4,8 +4,9 @@
 
 Everything is imported once; each build is a fork, which counts what it does to files below its
 store (open, rename, link, remove, ...) and sends itself SIGKILL before one of them. POINTS of them
-are spread at random over all that a whole build does. Each killed store is then finished by an
-uninterrupted build. A JSON line for each tells at which operation it was killed, and on which file.
+are spread at random over all that a whole build does, and three more are where it publishes. Each
+killed store is then finished by an uninterrupted build. A JSON line for each tells at which
+operation it was killed, and on which file.
 """
 
 import json
@@ -44,8 +45,8 @@ def watch(place: Path, die_at: int | None, log: Path) -> None:
 
     def hook(event: str, words: tuple[object, ...]) -> None:
         nonlocal seen
-        paths = [str(word) for word in words[:2] if isinstance(word, str | os.PathLike)]
-        if event not in EVENTS or not any(path.startswith(str(place)) for path in paths):
+        paths = [str(word) for word in words[:2] if str(word).startswith(str(place))]
+        if event not in EVENTS or not paths:
             return
         line = f"{event} {paths[-1].removeprefix(str(place))}\n"
         os.write(descriptor, line.encode())
@@ -65,14 +66,22 @@ def main() -> None:
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     assert build(folder / "whole", words, None, log) == 0
-    total = len(log.read_text().splitlines())
-    rng = random.Random(seed)
-    for number in range(points):
-        at = rng.randrange(number * total // points, (number + 1) * total // points)
+    operations = log.read_text().splitlines()
+    for number, at in enumerate(moments(operations, points, random.Random(seed))):
         place = folder / f"killed-{number:03d}"
         killed = build(place, words, at, log)
         last = log.read_text().splitlines()[-1] if killed else "none"
         again = build(place, words, None, log)
         told.write(json.dumps({"killed": killed, "at": at, "last": last, "again": again}) + "\n")
-    told.write(json.dumps({"total": total}) + "\n")
     told.close()
+
+
+def moments(operations: list[str], points: int, rng: random.Random) -> list[int]:
+    """Random ones of a run of operations, spread over it, and three that publish its manifest."""
+    count = len(operations)
+    spread = [
+        rng.randrange(number * count // points, (number + 1) * count // points)
+        for number in range(points)
+    ]
+    publishing = [place for place, line in enumerate(operations) if "/manifest" in line]
+    return [*spread, *rng.sample(publishing, 3)]

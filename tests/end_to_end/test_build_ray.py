@@ -41,6 +41,7 @@ def nodes(toy_tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[subpr
     yield program
     program.stdin.close()
     program.wait(60)
+    program.stdout.close()
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_a_config_goes_through_json_unchanged():
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(UnknownName, match="cpu_tiny, seit_vitb_in1k, seitpp_vitb_mtm"):
+    with pytest.raises(UnknownName, match="cpu_tiny, gpu_small, .*seit_vitb_in1k"):
         recipe_text("cpu-tiny")
 
 
@@ -131,14 +131,6 @@ def test_every_recipe_is_valid_for_each_of_its_tasks(name):
         kind = find("seit_train.tasks", task).Config
         config = make_config(kind, read_recipe(name, task), origin=name)
         assert config.task == task
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_says_command_store_and_expectation_in_its_header(name):
-    header = recipe_text(name).partition("\n\n")[0]
-    assert all(line.startswith("#") for line in header.splitlines())
-    for word in ("command", "store", "hardware", "expected", "source", f"--recipe {name}"):
-        assert word in header, f"{name}: the header lacks {word}"
 
 
 def test_the_published_rates_follow_from_the_published_rules():

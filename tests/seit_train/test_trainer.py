@@ -13,7 +13,7 @@ from seit_train.distributed import World
 from seit_train.launch import requested_config, train
 from seit_train.metrics import read_metrics
 from seit_train.run import Run, StoreIdentity
-from seit_train.tasks.classify import smooth_targets
+from seit_train.scoring import smooth_targets
 from seit_train.trainer import Trainer
 from tests.seit_train.toy_task import ToyTask
 from tests.toy_store import ToyStore, write_toy_store

@@ -11,18 +11,20 @@ so that none can make it wait. torch is imported only when a device is named. It
 """
 
 import contextlib
+import functools
 import logging
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from tokenstore.errors import CorruptRecord, CorruptStore, Mismatch, UnknownName, UsageError
-from tokenstore.loader_state import LoaderState, Worker
+from tokenstore.fetch_ahead import FetchAhead, fetch_ahead
+from tokenstore.loader_state import FULL, LoaderState, Worker
 from tokenstore.mixture import AnySplit, mask_shape
-from tokenstore.order import Order, Shuffled, Unshuffled
+from tokenstore.order import Order, Shuffled, Unshuffled, description_of
 from tokenstore.placing import LoaderBatch
 from tokenstore.residency import RESIDENCIES, Feed, Residency, choose, feed_of
 from tokenstore.shard_shuffle import ShardShuffle
@@ -56,7 +58,7 @@ class TokenLoader:
     """
 
     _worker: Worker | None = None  # whose position this is, inside a DataLoader
-    _feed: Feed | None = None
+    _feed: tuple[Feed, FetchAhead | None] | None = None
 
     def __init__(  # noqa: PLR0913 - the public contract: all but the split are options
         self,
@@ -120,9 +122,13 @@ class TokenLoader:
 
     def __iter__(self) -> Iterator[LoaderBatch]:
         """The batches left in this epoch; afterwards the loader stands at the next one."""
-        epoch, share = self.epoch, self._share()
-        with contextlib.closing(self._fed()(self._wanted(epoch, share), self._skip)) as batches:
+        epoch, share, (feed, ahead) = self.epoch, self._share(), self._fed()
+        with (
+            contextlib.closing(feed(self._wanted(epoch, share), self._skip)) as batches,
+            _fetching(ahead, epoch, share) as fetch_near,
+        ):
             for start, batch in zip(share, batches, strict=True):
+                fetch_near(start)
                 if start != share[-1]:
                     self.position = start + share.step
                 else:
@@ -186,8 +192,13 @@ class TokenLoader:
             )
 
     def _state(self) -> LoaderState:
-        fingerprint, order = self.split.store.fingerprint, type(self.order).__name__
-        return LoaderState(self.epoch, self.position, self.seed, fingerprint, order, self._worker)
+        where = (self.epoch, self.position, self.seed, self.split.store.fingerprint)
+        return LoaderState(*where, self._described_order, self._worker)
+
+    @functools.cached_property
+    def _described_order(self) -> str:
+        plain = self.order == Shuffled(len(self.split), self.seed)
+        return FULL if plain else description_of(self.order)
 
     def _whole_split(self) -> Order:
         if self.shuffle == "none":
@@ -223,8 +234,8 @@ class TokenLoader:
     def _finish(self, epoch: int) -> None:
         self.epoch, self.position, self._worker = epoch + 1, 0, None
 
-    def _fed(self) -> Feed:
-        """What gives the batches, filled and kept; decides an `auto` residency."""
+    def _fed(self) -> tuple[Feed, FetchAhead | None]:
+        """What gives batches, filled and kept, and what fetches; decides an `auto` residency."""
         if self._feed is None:
             manifest, skip = self.split.store.manifest, self.on_error == "skip"
             mask = mask_shape(self.split) if self.masks else (0, 0)
@@ -232,7 +243,9 @@ class TokenLoader:
                 self.residency = choose(self.split, self.device, mask)
             limit, keys = self.prefetch_bytes, self.keys
             ahead = Ahead(self.batch_size, manifest.grid, limit, keys, skip, mask)
-            self._feed = feed_of(self.residency, self.split, self.device, ahead)
+            feed = feed_of(self.residency, self.split, self.device, ahead)
+            streams = self.residency == "stream"
+            self._feed = feed, fetch_ahead(self.split, self.order) if streams else None
         return self._feed
 
     def _wanted(self, epoch: int, starts: range) -> Iterator[Wanted]:
@@ -257,6 +270,22 @@ class TokenLoader:
         key = keys[0] if keys else str(number)
         self.skipped[key] = self.skipped.get(key, 0) + 1
         _log.warning("sample '%s' is left out: %s", key, error)
+
+
+@contextlib.contextmanager
+def _fetching(
+    ahead: FetchAhead | None, epoch: int, share: range
+) -> Iterator[Callable[[int], None]]:
+    """Fetch for the first batch; what is given is to be told where each batch begins."""
+    if ahead is None or not share:
+        yield lambda start: None
+        return
+    try:
+        ahead.near(epoch, share[0])
+        yield lambda start: ahead.near(epoch, start)
+    except BaseException:  # the loop was left
+        ahead.stop()
+        raise
 
 
 def _tell_torch() -> None:

@@ -256,6 +256,11 @@ class MixedSplit:
 AnySplit = Split | MixedSplit
 
 
+def parts_of(split: AnySplit) -> tuple[Split, ...]:
+    """The splits that a mixed one consists of, or the split itself."""
+    return split.splits if isinstance(split, MixedSplit) else (split,)
+
+
 def mask_shape(split: AnySplit) -> tuple[int, int]:
     """Height and width of the masks of a split that has some: those of its first one."""
     some = split.read([0], masks=True).masks if len(split) else None

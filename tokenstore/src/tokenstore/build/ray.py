@@ -7,7 +7,9 @@ neither a dead node nor one that cannot start starves the rest. Nodes that join 
 plan, the parts and the images must be reachable under the same paths from all nodes.
 """
 
+import contextlib
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -111,7 +113,8 @@ def tokenize_on_ray(
     making = ray.put(Making(job.source, job.load_on))
     crew = _Crew(ray, making, (url, str(Path.cwd())), device)
     try:
-        return _work_off(crew, deque(slots), watch)
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints what dies; ours is data
+            return _work_off(crew, deque(slots), watch)
     finally:
         crew.dismiss()
         if began_here:
