@@ -1,7 +1,7 @@
 """The law of the task (seit_train/tasks/base.py), over every plugin of seit_train.tasks.
 
-A new task adds a line to `SETTINGS`: a model small enough to train here. Tasks that are fed
-pictures instead of ranks are tested beside their code.
+A new task adds a line to `SETTINGS`: a model small enough to train here. Tasks that
+are fed pictures instead of ranks, or masks beside them, are tested beside their code.
 """
 
 from dataclasses import replace
@@ -51,9 +51,11 @@ class Looks(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.fixture(
-    params=[*(name for name in names(PACKAGE) if find(PACKAGE, name).reads_ranks), *METHODS]
-)
+def learns_from_ranks_alone(name):
+    return find(PACKAGE, name).reads_ranks and not find(PACKAGE, name).uses_masks
+
+
+@pytest.fixture(params=[*filter(learns_from_ranks_alone, names(PACKAGE)), *METHODS])
 def kind(request) -> type[Task]:
     task = request.param.partition(" ")[0]
     assert task in SETTINGS, f"add small settings of task '{task}' to this file"

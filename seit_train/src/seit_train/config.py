@@ -26,9 +26,17 @@ DEFAULT_RECIPE = "cpu_tiny"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-3` is a number, as everybody expects; YAML 1.1 calls it a string."""
+    """Safe YAML as everybody reads it: `1e-3` is a number, and `on` is a word (YAML 1.2)."""
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _BOOL, re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

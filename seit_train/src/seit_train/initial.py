@@ -71,7 +71,7 @@ def init_weights(
     if file.suffix == ".safetensors":
         weights, origin = load_weights(file)
         if "vocabulary" in origin:
-            if reads_ranks:
+            if reads_ranks and int(origin["vocabulary_size"]):  # a run on pixels knows no ranks
                 _refuse_other_vocabulary(file, origin, store)
             return weights
     else:

@@ -20,7 +20,8 @@ from tokenstore.storage import open_storage
 
 COPIED = (
     "tokenizer weights config preprocess image_size device vocabulary source classes masks "
-    "ignore_index views codec batch_size precision part_size limit seed order"
+    "ignore_index image_column label_column views codec batch_size precision part_size limit "
+    "seed order"
 )
 INTEGER = click.IntRange(min=1)
 
@@ -57,6 +58,10 @@ INTEGER = click.IntRange(min=1)
     type=click.IntRange(0, 255),
     help="Value of the mask pixels of no class; else that of the class file.",
 )
+@click.option(
+    "--image-column", metavar="NAME", help="Column of a table with the images or their paths."
+)
+@click.option("--label-column", metavar="NAME", help="Column of a table with the labels.")
 @click.option(
     "--views",
     metavar="K",
@@ -138,9 +143,10 @@ INTEGER = click.IntRange(min=1)
 def command(images: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Tokenize the images of INPUT into a store.
 
-    INPUT is a folder of class folders, a folder with train/, val/ or test/ in it, a plain folder of
-    images, or images/ with masks/ beside them. docs/sources.md shows each layout. Interrupted
-    builds continue when the same line is run again.
+    INPUT is a folder of images, with class folders or train/, val/ and test/ in it or without;
+    images/ with masks/ beside them; tars or WebDataset shards; parquet; or a list (.csv, .jsonl);
+    here or behind a URL. docs/sources.md shows each layout. Interrupted builds continue when the
+    same line is run again.
     """
     started = time.monotonic()
     place = output or default_place(images)
