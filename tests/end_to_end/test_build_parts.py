@@ -1,5 +1,6 @@
 """A build in steps: plan, shares on several machines, status, finish; the bytes of one command."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from click.testing import CliRunner, Result
 
 import tokenstore
 from tests.toy_images import write_corpus
-from tokenstore.build.engine import Share
+from tokenstore.build.engine import Job, Share
 from tokenstore.cli.main import main
-from tokenstore.errors import UsageError
+from tokenstore.errors import BuildError, UsageError
+from tokenstore.storage import LocalStorage
+from tokenstore.tokenizers.base import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("toy_tokenizer")
 SMALL = ("--tokenizer", "toy", "--part-size", "4", "--batch-size", "3")
@@ -163,7 +166,6 @@ def test_a_damaged_file_of_the_plan_is_named_and_the_cure_works(
 def test_two_builders_at_once_do_not_spoil_each_other(
     corpus: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
-    words = [sys.executable, "-m", "tokenstore.cli.main", "build", str(corpus)]
     program = "from tokenstore.cli.main import main; main()"
     words = [sys.executable, "-c", program, "build", str(corpus), "-o", str(tmp_path / "s"), *SMALL]
     builders = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
@@ -217,3 +219,62 @@ def test_sigterm_ends_a_build_cleanly_and_the_same_line_continues(
     assert not list((tmp_path / "s.building").rglob("*.partial"))
     ran("build", corpus, "-o", tmp_path / "s", *SMALL)
     assert tree(tmp_path / "s") == whole
+
+
+@pytest.mark.parametrize("suffix", ["train-000001.safetensors", "train-000001.json", ".tar"])
+def test_a_disk_that_becomes_full_says_so_and_the_same_line_continues(
+    corpus: Path,
+    tmp_path: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    writing = LocalStorage.writing
+
+    def full(self: LocalStorage, name: str) -> object:
+        if name.endswith(suffix):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return writing(self, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "writing", full)
+        told = refusal(run("build", corpus, "-o", tmp_path / "s", *SMALL))
+    assert "no room is left for" in told
+    assert "Make room and run the same line again" in told
+    assert len(told) < 500
+    ran("build", corpus, "-o", tmp_path / "s", *SMALL)
+    assert tree(tmp_path / "s") == whole
+
+
+def test_a_packed_shard_that_is_damaged_before_the_end_is_made_again(
+    corpus: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenstore.build import pack
+
+    def stop(*words: object) -> None:
+        raise BuildError("stopped before the manifest")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pack, "publish", stop)
+        assert "stopped before" in refusal(run("build", corpus, "-o", tmp_path / "s", *SMALL))
+    shard = tmp_path / "s" / "train-000001.tar"
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.tar") if p != shard}
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    ran("finish", tmp_path / "s")
+    assert tree(tmp_path / "s") == whole
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_several_devices_share_the_parts(
+    corpus: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenstore.build import local
+
+    def another(job: Job) -> list[Tokenizer]:
+        return [job.load_on("cpu")]
+
+    monkeypatch.setattr(local, "_other_tokenizers", another)
+    ran("build", corpus, "-o", tmp_path / "s", *SMALL)
+    assert tree(tmp_path / "s") == whole
+    broken = run("build", corpus, "-o", tmp_path / "t", *SMALL, "--strict")
+    assert "broken.jpg" in refusal(broken)
