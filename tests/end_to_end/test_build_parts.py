@@ -1,4 +1,4 @@
-"""A build in steps: plan, shares on several machines, status, finish; the bytes of one command."""
+"""A build in steps: plan, stripes on several machines, status, finish; the bytes of one command."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import tokenstore
 from tests.toy_images import write_corpus
-from tokenstore.build.engine import Job, Share
+from tokenstore.build.engine import Job, Stripe
 from tokenstore.cli.main import main
 from tokenstore.errors import BuildError, UsageError
 from tokenstore.storage import LocalStorage
@@ -59,7 +59,7 @@ def whole(corpus: Path, tmp_path: Path) -> dict[str, bytes]:
     return tree(tmp_path / "whole")
 
 
-def test_shares_in_any_order_and_finish_give_the_bytes_of_one_command(
+def test_stripes_in_any_order_and_finish_give_the_bytes_of_one_command(
     corpus: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "s"
@@ -67,7 +67,7 @@ def test_shares_in_any_order_and_finish_give_the_bytes_of_one_command(
     assert [part["images"] for part in plan["parts"]] == [4, 4, 3, 4]
     assert not out.exists()
     done = [told("build", corpus, "-o", out, *SMALL, "--part", f"{i}/3") for i in (2, 1, 0)]
-    assert [share["parts"] for share in done] == [1, 1, 2]
+    assert [stripe["parts"] for stripe in done] == [1, 1, 2]
     assert told("finish", out)["fingerprint"] == tokenstore.open(out).fingerprint
     assert tree(out) == whole
     assert not Path(f"{out}.building").exists()
@@ -75,7 +75,7 @@ def test_shares_in_any_order_and_finish_give_the_bytes_of_one_command(
     assert told("build", corpus, "-o", out, *SMALL)["new"] is False
 
 
-def test_shares_need_no_plan_before_them_and_a_plain_build_takes_up_what_they_did(
+def test_stripes_need_no_plan_before_them_and_a_plain_build_takes_up_what_they_did(
     corpus: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "s"
@@ -84,11 +84,11 @@ def test_shares_need_no_plan_before_them_and_a_plain_build_takes_up_what_they_di
     assert tree(out) == whole
 
 
-def test_shares_are_counted_from_zero_or_from_one() -> None:
-    assert [Share.parse(f"{i}/3") for i in range(4)] == [(0, 3), (1, 3), (2, 3), (0, 3)]
+def test_stripes_are_counted_from_zero_or_from_one() -> None:
+    assert [Stripe.parse(f"{i}/3") for i in range(4)] == [(0, 3), (1, 3), (2, 3), (0, 3)]
     for wrong in ("3", "4/3", "0/0", "a/b", "-1/3"):
         with pytest.raises(UsageError, match="I/N"):
-            Share.parse(wrong)
+            Stripe.parse(wrong)
 
 
 def test_status_tells_what_is_done_missing_and_rejected_and_how_long_still(
@@ -125,7 +125,7 @@ def test_the_plan_is_a_pure_function_of_listing_and_options(corpus: Path, tmp_pa
     assert seeded["hash"] != json.loads((tmp_path / "a.building" / "plan.json").read_text())["hash"]
 
 
-def test_a_share_of_other_options_than_the_plan_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_a_stripe_of_other_options_than_the_plan_is_refused(corpus: Path, tmp_path: Path) -> None:
     ran("plan", corpus, "-o", tmp_path / "s", *SMALL)
     other = run("build", corpus, "-o", tmp_path / "s", *SMALL, "--codec", "gzip", "--part", "0/2")
     assert 'codec: "gzip", was "zstd"' in refusal(other)
