@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 import tokenstore
-from seit_train.config import RunConfig
+from seit_train.config import DataConfig, RunConfig
 from seit_train.data import training_order
 from tests.toy_images import write_corpus
 from tokenstore.cli.main import main
@@ -24,7 +24,7 @@ def built(corpus: Path, place: Path, views: int) -> tokenstore.reader.Split:
 
 def test_one_view_of_each_image_an_epoch(tmp_path: Path, toy_tokenizer: str) -> None:
     corpus = write_corpus(tmp_path / "in", {"train": 5})
-    config = RunConfig(data={"sampling": "one-view"})
+    config = RunConfig(task="mtm", epochs=1, batch_size=2, lr=0.1, data={"sampling": "one-view"})
     order = training_order(built(corpus, tmp_path / "s", 3), config)
     epochs = [order.at(epoch, np.arange(len(order))) for epoch in range(3)]
     assert [sorted(shown // 3) for shown in epochs] == [list(range(5))] * 3
@@ -35,4 +35,4 @@ def test_one_view_of_each_image_an_epoch(tmp_path: Path, toy_tokenizer: str) -> 
 
 def test_one_view_goes_with_no_share_of_the_split() -> None:
     with pytest.raises(ValidationError, match="one view of each image"):
-        RunConfig(data={"sampling": "one-view", "fraction": 0.5})
+        DataConfig(sampling="one-view", fraction=0.5)
