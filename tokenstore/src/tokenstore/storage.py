@@ -260,8 +260,7 @@ class RemoteStorage(Storage):
             system, self._folder = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
             raise StoreError(
-                f"cannot open '{url}': {error}. What http and s3 need comes with "
-                '`pip install "tokenstore[remote]"`.'
+                f"cannot open '{url}': {error}. `pip install 'tokenstore[remote]'` brings it."
             ) from error
         except ValueError as error:
             raise StoreError(f"cannot open '{url}': {error}") from error
