@@ -218,11 +218,7 @@ def make_config(
 
 
 def read_recipe(place: str, task: str) -> dict[str, Any]:
-    """The section of a recipe for one task, with its `task` key set.
-
-    Args:
-        place: name of a recipe that comes with the package, or path of a YAML file.
-        task: name of the task.
+    """The section of a recipe (a name, or the path of a file) for one task, with its `task` key.
 
     Raises:
         UnknownName: no recipe of that name, or the recipe has no section for the task.
@@ -319,9 +315,8 @@ def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
         below = group.get(name)
         group[name] = dict(below) if isinstance(below, dict) else {}
         group = group[name]
-    if value is not None:
-        for other in _TAKES_BACK.get(key[-1], ()):
-            group.pop(other, None)
+    for other in _TAKES_BACK.get(key[-1], ()) if value is not None else ():
+        group.pop(other, None)
     group[key[-1]] = value
 
 
