@@ -6,46 +6,54 @@ of sample number and kind, so it is done to the adapted tokens here as it was do
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seit_train.augment.base import Codes
 from seit_train.augment.geometry import KINDS, pair_warps, warp
-from seit_train.augment.token_adapt import token_adapt_origin
+from seit_train.augment.token_adapt import AdapterShape
 from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
-from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig, layer_of
+from seit_train.models.cross_entropy import cross_entropy
+from seit_train.models.token_adapt import Adapter, TokenAdapt, TokenAdaptConfig, layer_of
+from seit_train.models.tuned_tokenizer import TunedTokenizer
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
 
 
 class PairConfig(RunConfig):
-    """A run on pairs: what every run has, and the size of the model."""
+    """A run on pairs: what every run has, and what the model is made of.
 
-    model: TokenAdaptConfig = TokenAdaptConfig()
+    Attributes:
+        model: the sizes of the published halves, or `tokenizer`: those of `pocket` itself, tuned.
+        weights: the tokenizer's, for `tokenizer`; None means those of its own place.
+    """
+
+    model: TokenAdaptConfig | Literal["tokenizer"] = TokenAdaptConfig()
+    weights: str | None = None
 
 
-class PairModel(TokenAdapt):
-    """TokenAdapt between ranks of a picture and logits of its warped form."""
+class PairModel(nn.Module):
+    """An adapter between ranks of a picture and logits of its warped form."""
 
     rows: Tensor
 
-    def __init__(self, config: TokenAdaptConfig, facts: StoreFacts, grid: tuple[int, int]) -> None:
-        """Make it for the codes of a store of pairs; its codebook is no part of the weights."""
-        if facts.codebook is None or facts.codes is None:
-            raise TrainingError(
-                "TokenAdapt needs the tokenizer's codebook, and this store has none."
-            )
-        super().__init__(config, grid, facts.codebook.shape[1], facts.codes.ids)
-        self.register_buffer("rows", facts.codebook, persistent=False)
+    def __init__(self, adapter: Adapter, rows: Tensor) -> None:
+        """Put it behind a codebook, float32 [K,d], which is no part of the weights."""
+        super().__init__()
+        self.adapter = adapter
+        self.register_buffer("rows", rows, persistent=False)
 
     def forward(self, ranks: Tensor, warps: Tensor) -> Tensor:
         """Int64 [B,h,w] and float32 [B,3,3] -> logits float [B,h,w,K]."""
         embedded = functional.embedding(ranks, self.rows).permute(0, 3, 1, 2)
-        sides = 2 * ranks.shape[1], 2 * ranks.shape[2]
-        return self.restore(warp(self.adapt(embedded).float(), warps, sides))
+        scale = self.adapter.scale
+        sides = scale * ranks.shape[1], scale * ranks.shape[2]
+        return self.adapter.restore(warp(self.adapter.adapt(embedded).float(), warps, sides))
 
 
 class TokenAdaptation(Task):
@@ -68,8 +76,15 @@ class TokenAdaptation(Task):
         self.grid = rows // 2, columns
 
     def build_model(self) -> PairModel:
-        """A fresh TokenAdapt."""
-        return PairModel(self.config.model, self.facts, self.grid)
+        """A fresh adapter: of random weights, or of those of the tokenizer."""
+        rows, codes, model = self.facts.codebook, self.facts.codes, self.config.model
+        if rows is None or codes is None:
+            raise TrainingError(
+                "TokenAdapt needs the tokenizer's codebook, and this store has none."
+            )
+        if model == "tokenizer":
+            return PairModel(_start_of(codes, self.config.weights), rows)
+        return PairModel(TokenAdapt(model, self.grid, rows.shape[1], codes.ids), rows)
 
     def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
         """Mean cross-entropy; nothing is drawn, the pairs are what they are."""
@@ -115,26 +130,43 @@ class TokenAdaptation(Task):
         return InitReport(loaded=sorted(weights))
 
     def origin(self) -> dict[str, str]:
-        """Size and tokenizer, for those who use the weights."""
-        codes = self.facts.codes
-        return {} if codes is None else token_adapt_origin(self.config.model, codes.tokenizer)
+        """Size, grid and tokenizer, for those who use the weights."""
+        codes, model = self.facts.codes, self.config.model
+        if codes is None:
+            return {}
+        sizes = None if model == "tokenizer" else model
+        return AdapterShape(sizes=sizes, grid=self.grid).origin(codes.tokenizer)
 
     def layer_of(self, parameter: str) -> int:
         """Stem, the two halves, head."""
-        return layer_of(parameter)
+        return layer_of(parameter.removeprefix("adapter."))
 
     def _judged(self, model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Of each pair, float [B]: cross-entropy, share of exact ids, the naive way's share."""
         before, after = batch.ranks.chunk(2, dim=1)
         warps = pair_warps(batch.index, _kinds(batch), self.grid)
-        logits = model(before, warps).float()
-        losses = functional.cross_entropy(
-            logits.flatten(0, 2), after.flatten(), reduction="none"
-        ).view(after.shape)
+        logits = model(before, warps)
+        losses = cross_entropy(logits, after)
         exact = logits.argmax(dim=-1) == after
         naive = warp(before[:, None].float(), warps, self.grid, "nearest")[:, 0].long() == after
         means = [figure.float().mean(dim=(1, 2)) for figure in (losses, exact, naive)]
         return means[0], means[1].detach(), means[2]
+
+
+def _start_of(codes: Codes, weights: str | None) -> TunedTokenizer:
+    """The tokenizer that made the pairs, as the adapter that training starts from."""
+    from tokenstore.tokenizers import load_tokenizer
+    from tokenstore.tokenizers.pocket import Pocket
+
+    name = codes.tokenizer["name"]
+    tokenizer = load_tokenizer(name, weights)
+    if not isinstance(tokenizer, Pocket):
+        raise TrainingError(
+            f"model=tokenizer tunes the halves of pocket, and these pairs are of {name}. Give the "
+            "sizes of the published halves: model={width: 384, heads: 6}."
+        )
+    tokenizer.check_made("the store of pairs", codes.tokenizer)
+    return TunedTokenizer.start(tokenizer.network, codes.ids)
 
 
 def _kinds(batch: TokenBatch) -> Tensor:
