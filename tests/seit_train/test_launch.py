@@ -222,3 +222,14 @@ def test_a_cache_smaller_than_a_shard_stops_a_run_before_it_begins(request_run, 
     with pytest.raises(UsageError, match="cache_bytes is 10"):
         train(request)
     assert not request.folder.exists()
+
+
+def test_a_run_trains_on_a_mixture_and_goes_on_with_it(request_run, tmp_path):
+    other = write_toy_store(tmp_path / "other", ToyStore({"train": 16}, seed=1))
+    mix = f"data.mix=[{{store: '{other.url}', weight: 2}}]"
+    whole = train(request_run("toy", mix, folder="whole")).run
+    seen = json.loads((whole.last / "state.json").read_text())["loader"]
+    assert "Mixture(sizes=[48.0, 16.0], weights=[1.0, 2.0]" in seen["order"]
+    with pytest.raises(UsageError, match="begun with other settings: data="):
+        train(request_run("toy", mix.replace("2}", "3}"), folder="whole", resume=True))
+    assert not train(request_run("toy", mix, folder="whole", resume=True)).trained

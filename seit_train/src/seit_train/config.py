@@ -89,6 +89,18 @@ class LoopConfig(Settings):
     accumulate: Positive = 1
 
 
+class MixedIn(Settings):
+    """One more store to train on.
+
+    Attributes:
+        store: folder or URL.
+        weight: how often its images come for each one of the run's own store.
+    """
+
+    store: str
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
 class DataConfig(Settings):
     """Which images of the train split a run sees, how often, and how they are read.
 
@@ -100,6 +112,8 @@ class DataConfig(Settings):
         repeats: rows of a batch that show the same image, each augmented anew.
         shuffle: over the whole split, or shards: a few of them at a time, for a store that comes
             over a network.
+        mix: more stores, whose train splits come in exact proportion to their weights; the run's
+            own store has weight 1.
         cache: folder on this machine's disk for the shards of such a store; null means none.
         cache_bytes: what the cache holds at most.
     """
@@ -109,6 +123,7 @@ class DataConfig(Settings):
     sampling: Literal["shuffled", "class-balanced"] = "shuffled"
     repeats: Positive = 1
     shuffle: Literal["full", "shards"] = "full"
+    mix: tuple[MixedIn, ...] = ()
     cache: str | None = None
     cache_bytes: Positive = CACHE_BYTES
 
@@ -118,6 +133,13 @@ class DataConfig(Settings):
             raise ValueError(
                 "classes cannot be balanced a few shards at a time: leave out data.shuffle=shards "
                 "or data.sampling=class-balanced"
+            )
+        if self.mix and (
+            self.fraction < 1 or (self.sampling, self.shuffle) != ("shuffled", "full")
+        ):
+            raise ValueError(
+                "a mixture of stores has an order of its own: leave out data.mix, or else "
+                "data.fraction, data.sampling and data.shuffle"
             )
         return self
 
@@ -270,16 +292,20 @@ def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
+# Settings that say the same thing: asking for one takes back what the recipe says with the others.
+_TAKES_BACK = {"steps": ("epochs",), "epochs": ("steps",), "size": ("width", "depth", "heads")}
+
+
 def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
-    """Set one dotted key. Asking for `steps` takes back the recipe's `epochs`, and vice versa."""
-    other = {"steps": "epochs", "epochs": "steps"}.get(key[0])
-    if other is not None and value is not None:
-        settings.pop(other, None)
+    """Set one dotted key, e.g. `model.size`, and take back what it replaces in its group."""
     group = settings
     for name in key[:-1]:
         below = group.get(name)
         group[name] = dict(below) if isinstance(below, dict) else {}
         group = group[name]
+    if value is not None:
+        for other in _TAKES_BACK.get(key[-1], ()):
+            group.pop(other, None)
     group[key[-1]] = value
 
 

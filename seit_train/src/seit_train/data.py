@@ -8,16 +8,18 @@ the task. Nothing here touches a pixel.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from seit_train.config import RunConfig
+from seit_train.config import DataConfig, RunConfig
 from seit_train.distributed import World
 from tokenstore.errors import UsageError
 from tokenstore.loader import TokenLoader
+from tokenstore.mixture import AnySplit, MixedSplit, Mixture
 from tokenstore.order import Numbers, Order, Shuffled
-from tokenstore.reader import Split
+from tokenstore.reader import Split, Store, open_store
 from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
 from tokenstore.subset import samples_of_share
@@ -54,7 +56,33 @@ class TokenBatch:
         )
 
 
-def training_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
+def training_split(store: Store, data: DataConfig) -> AnySplit:
+    """What a run trains on: the train split of its store, mixed with those of others if asked.
+
+    Raises:
+        UsageError: a store has no train split, or one that is mixed in has more codes.
+        Mismatch: ranks of the stores mean different codes.
+    """
+    own = _train(store)
+    if not data.mix:
+        return own
+    others = [open_store(one.store, **_caching(data)) for one in data.mix]
+    for other in others:
+        if len(other.vocabulary) > len(store.vocabulary):
+            raise UsageError(
+                f"'{other.url}' has {len(other.vocabulary)} codes, '{store.url}' has "
+                f"{len(store.vocabulary)}, and a model is made for those of the run's own store: "
+                f"train on '{other.url}' and mix in '{store.url}'"
+            )
+    return MixedSplit([own, *map(_train, others)])
+
+
+def cached(store: Store, data: DataConfig) -> Store:
+    """The same store through the run's cache, if it has one."""
+    return store if data.cache is None else open_store(store.url, **_caching(data))
+
+
+def training_loader(split: AnySplit, config: RunConfig, world: World) -> TokenLoader:
     """Full batches in a `training_order`, `config.batch_size` rows over all processes together.
 
     Raises:
@@ -87,12 +115,28 @@ def evaluation_loader(split: Split, config: RunConfig, world: World) -> TokenLoa
     return _loader(split, config, world, None)
 
 
-def training_order(split: Split, config: RunConfig) -> Order:
+def training_order(split: AnySplit, config: RunConfig) -> Order:
     """Which images of a split come when, as the run's `data` section asks.
 
     Raises:
         UsageError: the classes of a split without labels shall be balanced, or the share is empty.
     """
+    order: Order
+    if isinstance(split, MixedSplit):
+        weights = (1.0, *(one.weight for one in config.data.mix))
+        order = Mixture(split.sizes, weights, config.seed)
+    else:
+        order = _order_of_one(split, config)
+    return order if config.data.repeats == 1 else Repeated(order, config.data.repeats)
+
+
+def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
+    """The batches of (the rest of) one epoch."""
+    for batch in loader:
+        yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
+
+
+def _order_of_one(split: Split, config: RunConfig) -> Order:
     data, samples = config.data, None
     if data.fraction < 1:
         samples = samples_of_share(split, data.fraction, data.fraction_seed)
@@ -105,15 +149,7 @@ def training_order(split: Split, config: RunConfig) -> Order:
         order = ShardShuffle(_shard_counts(split, samples), config.seed)
     else:
         order = Shuffled(len(split) if samples is None else len(samples), config.seed)
-    if samples is not None:
-        order = Subset(samples, order)
-    return order if data.repeats == 1 else Repeated(order, data.repeats)
-
-
-def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
-    """The batches of (the rest of) one epoch."""
-    for batch in loader:
-        yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
+    return order if samples is None else Subset(samples, order)
 
 
 def _shard_counts(split: Split, samples: Numbers | None) -> tuple[int, ...]:
@@ -124,7 +160,18 @@ def _shard_counts(split: Split, samples: Numbers | None) -> tuple[int, ...]:
     return tuple(np.diff(ends, prepend=0).tolist())
 
 
-def _loader(split: Split, config: RunConfig, world: World, order: Order | None) -> TokenLoader:
+def _train(store: Store) -> Split:
+    if "train" not in store:
+        known = ", ".join(store)
+        raise UsageError(f"store '{store.url}' has no split 'train', only: {known}")
+    return store["train"]
+
+
+def _caching(data: DataConfig) -> dict[str, Any]:
+    return {"cache": data.cache, "cache_bytes": data.cache_bytes}
+
+
+def _loader(split: AnySplit, config: RunConfig, world: World, order: Order | None) -> TokenLoader:
     """A loader of full batches in this order, or of the whole split as it stands."""
     return TokenLoader(
         split,

@@ -5,19 +5,22 @@ from, then the model. What happens in a step is the trainer's business.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from seit_train.checkpoint import has_checkpoint
-from seit_train.config import DEFAULT_RECIPE, DataConfig, RunConfig, make_config, read_recipe
+from seit_train.config import DEFAULT_RECIPE, RunConfig, make_config, read_recipe
+from seit_train.data import cached, training_split
 from seit_train.distributed import joined_world, wait_for_all
+from seit_train.out_of_memory import memory_explained
 from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError
-from tokenstore.reader import Split, Store, open_store
+from tokenstore.reader import Store, open_store
 from tokenstore.registry import find
 
 _log = logging.getLogger(__name__)
@@ -76,19 +79,20 @@ def train(request: TrainRequest) -> Outcome:
     with joined_world() as world:
         store = open_store(request.store)
         run = _run(request, store)
-        store = _cached(store, run.config.data)
+        store = cached(store, run.config.data)
         val = store.splits.get("val")
-        trainer = Trainer(run, world, _training_split(store), val or None)
-        if has_checkpoint(run.last):
-            trainer.resume()
-        elif request.init is not None:
-            _start_from(Path(request.init), trainer)
-        trained = trainer.step < trainer.steps
-        wait_for_all()  # nobody may find the folder of this very run and take it for another's
-        if world.is_first:
-            run.write()
-            _note(trainer)
-        trainer.fit()
+        with memory_explained(run.config, world):
+            trainer = Trainer(run, world, training_split(store, run.config.data), val or None)
+            if has_checkpoint(run.last):
+                trainer.resume()
+            elif request.init is not None:
+                _start_from(Path(request.init), trainer)
+            trained = trainer.step < trainer.steps
+            wait_for_all()  # nobody may find the folder of this very run and take it for another's
+            if world.is_first:
+                run.write()
+                _note(trainer)
+            trainer.fit()
         return Outcome(run, trainer.step, trainer.best, trainer.seconds, trained, world.is_first)
 
 
@@ -117,20 +121,6 @@ def _run(request: TrainRequest, store: Store) -> Run:
     return run
 
 
-def _cached(store: Store, data: DataConfig) -> Store:
-    """The same store through the run's cache, if it has one."""
-    if data.cache is None:
-        return store
-    return open_store(store.url, cache=data.cache, cache_bytes=data.cache_bytes)
-
-
-def _training_split(store: Store) -> Split:
-    if "train" not in store:
-        known = ", ".join(store)
-        raise UsageError(f"store '{store.url}' has no split 'train', only: {known}")
-    return store["train"]
-
-
 def _resumed(request: TrainRequest, store: Store) -> Run:
     run = Run.open(request.folder)
     if run.store.fingerprint != store.fingerprint:
@@ -141,22 +131,44 @@ def _resumed(request: TrainRequest, store: Store) -> Run:
         )
     if run.config.task != request.task:
         raise UsageError(f"'{run.folder}' is a run of task {run.config.task}, not {request.task}")
-    if request.recipe is None and not request.overrides:
+    config = _asked_again(request, run.config)
+    differences = _differences(run.config.model_dump(), config.model_dump())
+    if not differences:
         return run
-    config = requested_config(request)
-    if config != run.config:
+    told = "; ".join(f"{k}={old} (now asked: {new})" for k, (old, new) in differences.items())
+    fixed = [key for key in differences if not key.startswith("loop.") or key == "loop.ema"]
+    if fixed:
         raise UsageError(
-            f"'{run.folder}' was begun with other settings: {_differences(run.config, config)}. "
-            "Resume without --recipe and key=value, or start a new run."
+            f"'{run.folder}' was begun with other settings: {told}. Resume without --recipe and "
+            "key=value (keys of loop may change, but for ema), or start a new run."
         )
-    return run
+    _log.info("resumed with other settings of the loop: %s", told)
+    return Run(run.folder, config, run.store)
 
 
-def _differences(old: RunConfig, new: RunConfig) -> str:
-    """`lr=0.001 (now asked: 0.01)`, for each key that differs."""
-    before, after = old.model_dump(), new.model_dump()
-    keys = [key for key in before if before[key] != after.get(key)]
-    return "; ".join(f"{key}={before[key]} (now asked: {after.get(key)})" for key in keys)
+def _asked_again(request: TrainRequest, config: RunConfig) -> RunConfig:
+    """The configuration that a request describes for a run that has one: without a recipe, its own.
+
+    Raises:
+        UnknownName: no such recipe or key.
+        UsageError: a value of the wrong kind.
+    """
+    if request.recipe is not None:
+        return requested_config(request)
+    own, origin = config.model_dump(mode="json"), str(request.folder / CONFIG)
+    return make_config(type(config), own, request.overrides, origin=origin)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Values before and after, by dotted key, where they differ."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found |= {f"{key}.{k}": pair for k, pair in _differences(before, after).items()}
+        elif before != after:
+            found[key] = before, after
+    return found
 
 
 def _start_from(place: Path, trainer: Trainer) -> None:

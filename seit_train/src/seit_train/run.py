@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from seit_train.augment.base import Codes
-from seit_train.checkpoint import MODEL, has_checkpoint, load_weights
+from seit_train.checkpoint import MODEL, has_checkpoint, load_weights, partial_name, replace_file
 from seit_train.config import RunConfig, make_config
 from seit_train.tasks.base import StoreFacts, Task
 from tokenstore.errors import Mismatch, StoreError, TrainingError, UsageError
@@ -120,14 +120,14 @@ class Run:
             raise UsageError(
                 f"'{folder}' holds a run already. Continue it with --resume, or choose another -o."
             )
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if folder.exists() and not (folder.is_dir() and _is_barely_begun(folder)):
             raise UsageError(f"'{folder}' exists and holds no run. Choose an empty or a new -o.")
 
     def write(self) -> None:
         """Make the folder a run: store and vocabulary first, then the configuration."""
         folder, store = self.folder, self.store
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / VOCABULARY).write_bytes(store.vocabulary.to_bytes())
+        replace_file(folder / VOCABULARY, store.vocabulary.to_bytes())
         names = [field.name for field in fields(store) if field.name != "vocabulary"]
         _write_json(folder / STORE, {name: getattr(store, name) for name in names})
         _write_json(folder / CONFIG, self.config.model_dump(mode="json"))
@@ -232,5 +232,11 @@ def _read_identity(folder: Path) -> StoreIdentity:
     return StoreIdentity(**plain, vocabulary=vocabulary)
 
 
+def _is_barely_begun(folder: Path) -> bool:
+    """Whether a folder is empty, or holds what a run killed in `Run.write` leaves behind."""
+    begun = {VOCABULARY, STORE, *(partial_name(name) for name in (VOCABULARY, STORE, CONFIG))}
+    return all(path.name in begun for path in folder.iterdir())
+
+
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())

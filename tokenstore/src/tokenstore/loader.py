@@ -11,18 +11,20 @@ so that none can make it wait. torch is imported only when a device is named. It
 """
 
 import contextlib
+import functools
 import logging
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from tokenstore.errors import CorruptRecord, CorruptStore, Mismatch, UnknownName, UsageError
-from tokenstore.loader_state import LoaderState, Worker
+from tokenstore.fetch_ahead import FetchAhead, fetch_ahead
+from tokenstore.loader_state import FULL, LoaderState, Worker
 from tokenstore.mixture import AnySplit
-from tokenstore.order import Order, Shuffled, Unshuffled
+from tokenstore.order import Order, Shuffled, Unshuffled, description_of
 from tokenstore.placing import LoaderBatch
 from tokenstore.residency import RESIDENCIES, Feed, Residency, choose, feed_of
 from tokenstore.shard_shuffle import ShardShuffle
@@ -102,6 +104,7 @@ class TokenLoader:
         self.order = self._whole_split() if sampler is None else sampler
         self._worker: Worker | None = None  # whose position this is, inside a DataLoader
         self._feed: Feed | None = None
+        self._ahead: FetchAhead | None = None
         self._refuse_nonsense()
         if device is not None or "torch" in sys.modules:
             _tell_torch()
@@ -117,9 +120,13 @@ class TokenLoader:
 
     def __iter__(self) -> Iterator[LoaderBatch]:
         """The batches left in this epoch; afterwards the loader stands at the next one."""
-        epoch, share = self.epoch, self._share()
-        with contextlib.closing(self._fed()(self._wanted(epoch, share), self._skip)) as batches:
+        epoch, share, feed = self.epoch, self._share(), self._fed()
+        with (
+            contextlib.closing(feed(self._wanted(epoch, share), self._skip)) as batches,
+            self._fetching(epoch, share) as fetch_near,
+        ):
             for start, batch in zip(share, batches, strict=True):
+                fetch_near(start)
                 if start != share[-1]:
                     self.position = start + share.step
                 else:
@@ -151,7 +158,11 @@ class TokenLoader:
         self.epoch, self.position, self._worker = other.epoch, other.position, other.worker
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_feed": None}  # the copy is filled again where it is needed
+        return {
+            **self.__dict__,
+            "_feed": None,
+            "_ahead": None,
+        }  # the copy is filled again where it is needed
 
     def _refuse_nonsense(self) -> None:
         for what, value, known in (
@@ -178,8 +189,13 @@ class TokenLoader:
             )
 
     def _state(self) -> LoaderState:
-        fingerprint, order = self.split.store.fingerprint, type(self.order).__name__
-        return LoaderState(self.epoch, self.position, self.seed, fingerprint, order, self._worker)
+        where = (self.epoch, self.position, self.seed, self.split.store.fingerprint)
+        return LoaderState(*where, self._described_order, self._worker)
+
+    @functools.cached_property
+    def _described_order(self) -> str:
+        plain = self.order == Shuffled(len(self.split), self.seed)
+        return FULL if plain else description_of(self.order)
 
     def _whole_split(self) -> Order:
         if self.shuffle == "none":
@@ -223,7 +239,23 @@ class TokenLoader:
             grid, skip = self.split.store.manifest.grid, self.on_error == "skip"
             ahead = Ahead(self.batch_size, grid, self.prefetch_bytes, self.keys, skip)
             self._feed = feed_of(self.residency, self.split, self.device, ahead)
+            if self.residency == "stream":
+                self._ahead = fetch_ahead(self.split, self.order)
         return self._feed
+
+    @contextlib.contextmanager
+    def _fetching(self, epoch: int, share: range) -> Iterator[Callable[[int], None]]:
+        """Tells `fetch_ahead` where the batches are, if there is anything to fetch."""
+        ahead = self._ahead
+        if ahead is None or not share:
+            yield lambda start: None
+            return
+        try:
+            ahead.near(epoch, share[0])
+            yield lambda start: ahead.near(epoch, start)
+        except BaseException:  # the loop was left
+            ahead.stop()
+            raise
 
     def _wanted(self, epoch: int, starts: range) -> Iterator[Wanted]:
         """This process's sample numbers and validity, [B] each, batch by batch."""

@@ -242,6 +242,11 @@ class MixedSplit:
 AnySplit = Split | MixedSplit
 
 
+def parts_of(split: AnySplit) -> tuple[Split, ...]:
+    """The splits that a mixed one consists of, or the split itself."""
+    return split.splits if isinstance(split, MixedSplit) else (split,)
+
+
 def _placed(names: list[str] | None, rows: Numbers, some: list[str] | None) -> list[str] | None:
     """Names with `some` of them at `rows`; None as soon as one part has none."""
     if names is None or some is None:

@@ -257,7 +257,12 @@ class RemoteStorage(Storage):
         self.url = url.rstrip("/")
         try:
             self._fs, self._folder = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
+            raise StoreError(
+                f"cannot open '{url}': {error}. What http and s3 need comes with "
+                '`pip install "tokenstore[remote]"`.'
+            ) from error
+        except ValueError as error:
             raise StoreError(f"cannot open '{url}': {error}") from error
 
     def names(self) -> list[str]:

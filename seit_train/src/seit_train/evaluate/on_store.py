@@ -3,11 +3,22 @@
 from seit_train.data import evaluation_loader, iterate
 from seit_train.evaluate.trained import Trained
 from tokenstore.errors import Mismatch
-from tokenstore.reader import open_store
+from tokenstore.reader import Split, open_store
 
 
 def evaluate_store(trained: Trained, place: str, split: str) -> dict[str, float]:
     """Metrics over a whole split.
+
+    Raises:
+        Mismatch: vocabulary, grid or classes are not those of the run.
+        UnknownName: no such split.
+    """
+    samples = matching_split(trained, place, split)
+    return trained.judge(iterate(evaluation_loader(samples, trained.run.config, trained.world)))
+
+
+def matching_split(trained: Trained, place: str, split: str) -> Split:
+    """A split whose ranks and labels mean what those of the run meant.
 
     Raises:
         Mismatch: vocabulary, grid or classes are not those of the run.
@@ -27,4 +38,4 @@ def evaluate_store(trained: Trained, place: str, split: str) -> dict[str, float]
                 f"run '{trained.run.folder}' was trained on {what} {ours}, store '{place}' has "
                 f"{theirs}. Evaluate on the images themselves with --images."
             )
-    return trained.judge(iterate(evaluation_loader(samples, trained.run.config, trained.world)))
+    return samples

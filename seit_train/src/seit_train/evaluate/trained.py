@@ -1,6 +1,7 @@
 """A trained model, ready to be judged: the best checkpoint of a run, without its store."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,14 @@ class Trained:
     model: nn.Module
     world: World
 
-    @torch.no_grad()
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """No gradients, and the arithmetic of the run."""
+        device = self.world.device
+        precision = resolve_precision(self.run.config.loop.precision, device)
+        with torch.no_grad(), autocast(precision, device):
+            yield
+
     def judge(self, batches: Iterable[TokenBatch]) -> dict[str, float]:
         """`n`, the number of images, and the task's metrics without their `val_`.
 
@@ -33,9 +41,7 @@ class Trained:
             UsageError: there is no image to judge by.
         """
         counted = _Counted(batches)
-        with autocast(
-            resolve_precision(self.run.config.loop.precision, self.world.device), self.world.device
-        ):
+        with self.computing():
             metrics = self.task.evaluate(self.model, counted)
         if counted.images == 0:
             raise UsageError("there is no image to evaluate on")

@@ -111,6 +111,17 @@ class Task(ABC):
             TrainingError: nothing fits, or a shape differs where it must not.
         """
 
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """What a task does to its (unwrapped) model after each step of the optimizer.
+
+        The same on every process; nothing is random here.
+
+        Args:
+            model: as `build_model` made it.
+            progress: share of the run that is done, 0..1.
+        """
+        return
+
     def origin(self) -> dict[str, str]:
         """String facts to keep beside the weights, besides those that every run keeps."""
         return {}

@@ -110,15 +110,20 @@ class Classification(Task):
         """
         device = next(model.parameters()).device
         sums = torch.zeros(4, dtype=torch.float64, device=device)
-        policy = self.policy.to(device)
         for batch in batches:
-            logits, labels = model(policy.plain(batch.ranks)).float(), _labels(batch)
+            logits, labels = self.logits(model, batch), _labels(batch)
             losses = functional.cross_entropy(logits, labels, reduction="none")
             best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             figures = [losses, best[:, 0], best.any(dim=1), torch.ones_like(losses)]
             sums += torch.stack([figure[batch.valid].double().sum() for figure in figures])
         loss, top1, top5, images = sum_over_processes(sums).tolist()
         return {"val_loss": loss / images, "val_top1": top1 / images, "val_top5": top5 / images}
+
+    def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """What the model says of plain centre crops, float32 [B,classes]."""
+        plain = self.policy.to(batch.ranks.device).plain(batch.ranks)
+        logits: Tensor = model(plain).float()
+        return logits
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
         """Start from the encoder of a masked run, or from another classifier.
