@@ -9,7 +9,7 @@ grids of any size go through. For `pocket`, whose network is small; SeiT++'s own
 token_adapt.py.
 """
 
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +53,12 @@ class TunedTokenizer(Adapter):
         model = cls(network.config, ids)
         model.decoder.load_state_dict(network.decoder.state_dict())
         model.encoder.load_state_dict(network.encoder[:-1].state_dict())
-        latents, rows = network.encoder[-1], network.codebook[ids].float()
+        latents, rows = cast(nn.Conv2d, network.encoder[-1]), network.codebook[ids].float()
         size, sharpness = rows.shape[1], _SHARPNESS / rows.var(dim=0).sum()
         with torch.no_grad():
             model.squeeze.weight[:size] = latents.weight[:, :, 0, 0]
-            model.squeeze.bias[:size], model.squeeze.bias[size:] = latents.bias, 0
+            model.squeeze.bias[:size] = cast(Tensor, latents.bias)
+            model.squeeze.bias[size:] = 0
             # -sharpness |z - row|^2 without |z|^2, which all logits share
             model.head.weight[:, :size], model.head.weight[:, size:] = 2 * sharpness * rows, 0
             model.head.bias.copy_(-sharpness * rows.square().sum(dim=1))

@@ -6,6 +6,8 @@ of sample number and kind, so it is done to the adapted tokens here as it was do
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,14 +17,29 @@ from torch.nn import functional
 from seit_train.augment.base import Codes
 from seit_train.augment.geometry import KINDS, pair_warps, warp
 from seit_train.augment.token_adapt import AdapterShape
-from seit_train.config import RunConfig
+from seit_train.config import Positive, RunConfig, Settings
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
+from seit_train.fresh_pairs import FreshPairs
 from seit_train.models.cross_entropy import cross_entropy
 from seit_train.models.token_adapt import Adapter, TokenAdapt, TokenAdaptConfig, layer_of
 from seit_train.models.tuned_tokenizer import TunedTokenizer
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
+
+FIGURES = ("loss", "exact", "naive")  # what evaluation says of each kind of warp
+
+
+class FreshConfig(Settings):
+    """Where the pictures are, as `seit-train tokenadapt --fresh` writes them.
+
+    Attributes:
+        pictures: file of the pictures of train.
+        views: pairs of each in the store.
+    """
+
+    pictures: str
+    views: Positive
 
 
 class PairConfig(RunConfig):
@@ -30,11 +47,13 @@ class PairConfig(RunConfig):
 
     Attributes:
         model: the sizes of the published halves, or `tokenizer`: those of `pocket` itself, tuned.
-        weights: the tokenizer's, for `tokenizer`; None means those of its own place.
+        weights: the tokenizer's, for `tokenizer` and `fresh`; None means those of its own place.
+        fresh: pictures that are warped anew at each step; None trains on the pairs as they are.
     """
 
     model: TokenAdaptConfig | Literal["tokenizer"] = TokenAdaptConfig()
     weights: str | None = None
+    fresh: FreshConfig | None = None
 
 
 class PairModel(nn.Module):
@@ -75,6 +94,14 @@ class TokenAdaptation(Task):
             )
         self.grid = rows // 2, columns
 
+    @cached_property
+    def fresh(self) -> FreshPairs | None:
+        """The pictures behind the pairs; opened by training only, not to evaluate."""
+        config, codes = self.config.fresh, self.facts.codes
+        if config is None or codes is None:
+            return None
+        return FreshPairs(Path(config.pictures), config.views, self.config.weights, codes)
+
     def build_model(self) -> PairModel:
         """A fresh adapter: of random weights, or of those of the tokenizer."""
         rows, codes, model = self.facts.codebook, self.facts.codes, self.config.model
@@ -87,8 +114,13 @@ class TokenAdaptation(Task):
         return PairModel(TokenAdapt(model, self.grid, rows.shape[1], codes.ids), rows)
 
     def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
-        """Mean cross-entropy; nothing is drawn, the pairs are what they are."""
-        entropies, exact, _ = self._judged(model, batch)
+        """Mean cross-entropy; where pairs are not fresh they are what they are."""
+        kinds, (before, after) = _kinds(batch), batch.ranks.chunk(2, dim=1)
+        if self.fresh is None:
+            warps = pair_warps(batch.index, kinds, self.grid)
+        else:
+            warps, after = self.fresh.draw(batch.index, kinds, rng)
+        entropies, exact = _judged(model(before, warps), after)
         valid = batch.valid.float()
         count = valid.sum().clamp(min=1)
         return StepResult(
@@ -98,24 +130,32 @@ class TokenAdaptation(Task):
     def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
         """`val_loss` (nats a token), and the shares of exactly predicted ids.
 
-        `val_exact` is over all pairs, `val_exact_<kind>` over those of one kind. Beside them stands
-        what the naive way gets, the same warp done to the grid of ids itself: `val_naive_<kind>`.
+        `val_exact` is over all pairs, `val_exact_<kind>` and `val_loss_<kind>` over those of one
+        kind. Beside them stands what the naive way gets, the same warp done to the grid of ids
+        itself: `val_naive_<kind>`.
         """
         kinds = self.facts.classes
         device = next(model.parameters()).device
         sums = torch.zeros(len(kinds), 4, dtype=torch.float64, device=device)
         for batch in batches:
-            figures = torch.stack([*self._judged(model, batch), torch.ones_like(batch.valid)], 1)
-            figures = figures.double() * batch.valid[:, None]
+            figures = self._figures(model, batch).double() * batch.valid[:, None]
             sums.index_add_(0, _kinds(batch), figures)
         sums = sum_over_processes(sums)
         loss, exact, _, count = sums.sum(dim=0).tolist()
         metrics = {"val_loss": loss / count, "val_exact": exact / count}
-        for kind, (_, right, naive, pairs) in zip(kinds, sums.tolist(), strict=True):
-            if pairs:
-                word = kind.replace(" ", "_")
-                metrics |= {f"val_exact_{word}": right / pairs, f"val_naive_{word}": naive / pairs}
+        for kind, (*figures, pairs) in zip(kinds, sums.tolist(), strict=True):
+            for name, figure in zip(FIGURES, figures, strict=True):
+                if pairs:
+                    metrics[f"val_{name}_{kind.replace(' ', '_')}"] = figure / pairs
         return metrics
+
+    def _figures(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """Of each pair, float [B,4]: the `FIGURES`, and a one to count it by."""
+        before, after = batch.ranks.chunk(2, dim=1)
+        warps = pair_warps(batch.index, _kinds(batch), self.grid)
+        loss, exact = _judged(model(before, warps), after)
+        naive = warp(before[:, None].float(), warps, self.grid, "nearest")[:, 0].long() == after
+        return torch.stack([loss, exact, naive.float().mean(dim=(1, 2)), torch.ones_like(loss)], 1)
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
         """Go on from another TokenAdapt of the same size."""
@@ -141,16 +181,11 @@ class TokenAdaptation(Task):
         """Stem, the two halves, head."""
         return layer_of(parameter.removeprefix("adapter."))
 
-    def _judged(self, model: nn.Module, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each pair, float [B]: cross-entropy, share of exact ids, the naive way's share."""
-        before, after = batch.ranks.chunk(2, dim=1)
-        warps = pair_warps(batch.index, _kinds(batch), self.grid)
-        logits = model(before, warps)
-        losses = cross_entropy(logits, after)
-        exact = logits.argmax(dim=-1) == after
-        naive = warp(before[:, None].float(), warps, self.grid, "nearest")[:, 0].long() == after
-        means = [figure.float().mean(dim=(1, 2)) for figure in (losses, exact, naive)]
-        return means[0], means[1].detach(), means[2]
+
+def _judged(logits: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each pair, float [B]: mean cross-entropy, and share of exactly predicted ids."""
+    exact = (logits.detach().argmax(dim=-1) == after).float().mean(dim=(1, 2))
+    return cross_entropy(logits, after).mean(dim=(1, 2)), exact
 
 
 def _start_of(codes: Codes, weights: str | None) -> TunedTokenizer:
