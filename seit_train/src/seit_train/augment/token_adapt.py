@@ -157,7 +157,7 @@ def load_adapter(place: str | None, around: Surroundings) -> Adapter:
         )
     weights = {name.removeprefix("adapter."): tensor for name, tensor in weights.items()}
     shape = AdapterShape.model_validate_json(origin["token_adapt"])
-    adapter = _empty(shape, around, weights["ids"].long(), file)
+    adapter = _empty(shape, around, weights, file)
     adapter.load_state_dict(weights)
     return adapter.eval().requires_grad_(False)
 
@@ -182,13 +182,16 @@ def _shipped(tokenizer: str) -> Path:
     return file
 
 
-def _empty(shape: AdapterShape, around: Surroundings, ids: Tensor, file: Path) -> Adapter:
+def _empty(
+    shape: AdapterShape, around: Surroundings, weights: Mapping[str, Tensor], file: Path
+) -> Adapter:
     """The adapter that weights of this shape fit, without them."""
-    codes, rows_of_codes = _known(around)
+    codes, codebook = _known(around)
+    ids = weights["ids"].long()
     if shape.sizes is None:
         numbers = {**codes.tokenizer["config"]}
         numbers.pop("precision", None)
-        return TunedTokenizer(PocketConfig(**numbers), ids)
+        return TunedTokenizer(PocketConfig(**numbers), ids, weights["rows"])
     if shape.grid != tuple(around.size):
         rows, columns = shape.grid
         raise Mismatch(
@@ -196,7 +199,7 @@ def _empty(shape: AdapterShape, around: Surroundings, ids: Tensor, file: Path) -
             f"of them; here they are {around.size[0]}x{around.size[1]}. "
             f"{_train_one(codes.tokenizer['name'])}"
         )
-    return TokenAdapt(shape.sizes, shape.grid, rows_of_codes.shape[1], ids)
+    return TokenAdapt(shape.sizes, shape.grid, codebook.shape[1], ids)
 
 
 def _train_one(tokenizer: str) -> str:

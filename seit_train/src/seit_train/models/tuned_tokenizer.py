@@ -9,7 +9,7 @@ grids of any size go through. For `pocket`, whose network is small; SeiT++'s own
 token_adapt.py.
 """
 
-from typing import Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,29 +17,29 @@ from torch import Tensor, nn
 from seit_train.models.token_adapt import Adapter
 from tokenstore.tokenizers.pocket import STRIDE, PocketConfig, PocketNetwork
 
-RANK = 12  # numbers that a logit is made of; the tokenizer's own are the first of them
-_SHARPNESS = 18.0  # of the first logits, over the variance of the codebook: lowest cross-entropy
+_SHARPNESS = 30.0  # of the logits in the beginning, over the variance of the codebook
 
 
 class TunedTokenizer(Adapter):
-    """Decoder and encoder of `pocket`, and a head of low rank that starts as its codebook."""
+    """Decoder and encoder of `pocket`; logits say how near a code is, by the codebook as it was."""
 
     scale = STRIDE
+    rows: Tensor
 
-    def __init__(self, config: PocketConfig, ids: Tensor) -> None:
+    def __init__(self, config: PocketConfig, ids: Tensor, rows: Tensor) -> None:
         """Make it with fresh weights, which are good for loading others only.
 
         Args:
             config: the tokenizer's numbers.
             ids: int64 [K], the tokenizer's ids that the logits stand for.
+            rows: float [K,d] of the codebook, those of `ids`.
         """
         super().__init__()
         network = PocketNetwork(config)
-        self.decoder = network.decoder
-        self.encoder = network.encoder[:-1]
-        self.squeeze = nn.Linear(config.width, RANK)
-        self.head = nn.Linear(RANK, len(ids))
+        self.decoder, self.encoder = network.decoder, network.encoder
+        self.sharpness = nn.Parameter(_SHARPNESS / rows.float().var(dim=0).sum())
         self.register_buffer("ids", ids.clone())
+        self.register_buffer("rows", rows.float().clone())
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -50,18 +50,9 @@ class TunedTokenizer(Adapter):
             network: of the tokenizer.
             ids: int64 [K] of its codes.
         """
-        model = cls(network.config, ids)
+        model = cls(network.config, ids, network.codebook[ids])
         model.decoder.load_state_dict(network.decoder.state_dict())
-        model.encoder.load_state_dict(network.encoder[:-1].state_dict())
-        latents, rows = cast(nn.Conv2d, network.encoder[-1]), network.codebook[ids].float()
-        size, sharpness = rows.shape[1], _SHARPNESS / rows.var(dim=0).sum()
-        with torch.no_grad():
-            model.squeeze.weight[:size] = latents.weight[:, :, 0, 0]
-            model.squeeze.bias[:size] = cast(Tensor, latents.bias)
-            model.squeeze.bias[size:] = 0
-            # -sharpness |z - row|^2 without |z|^2, which all logits share
-            model.head.weight[:, :size], model.head.weight[:, size:] = 2 * sharpness * rows, 0
-            model.head.bias.copy_(-sharpness * rows.square().sum(dim=1))
+        model.encoder.load_state_dict(network.encoder.state_dict())
         return model
 
     def adapt(self, grid: Tensor) -> Tensor:
@@ -71,6 +62,9 @@ class TunedTokenizer(Adapter):
 
     def restore(self, adapted: Tensor) -> Tensor:
         """Pictures [B,3,8r,8s] -> logits of ids, float [B,r,s,K]."""
-        features = self.encoder(adapted * 2 - 1).permute(0, 2, 3, 1)
-        logits: Tensor = self.head(self.squeeze(features))
+        latents = self.encoder(adapted * 2 - 1).permute(0, 2, 3, 1)
+        # -|z - row|^2 without |z|^2, which all logits share; 8 bits of precision would blur codes
+        with torch.autocast(adapted.device.type, enabled=False):
+            nearness = 2 * latents.float() @ self.rows.T - self.rows.square().sum(dim=1)
+            logits: Tensor = self.sharpness * nearness
         return logits

@@ -17,7 +17,7 @@ from torch.nn import functional
 from seit_train.augment.base import Codes
 from seit_train.augment.geometry import KINDS, pair_warps, warp
 from seit_train.augment.token_adapt import AdapterShape
-from seit_train.config import Positive, RunConfig, Settings
+from seit_train.config import Positive, RunConfig, Settings, Share
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.fresh_pairs import FreshPairs
@@ -48,11 +48,15 @@ class PairConfig(RunConfig):
     Attributes:
         model: the sizes of the published halves, or `tokenizer`: those of `pocket` itself, tuned.
         weights: the tokenizer's, for `tokenizer` and `fresh`; None means those of its own place.
+        focus: 0 is cross-entropy, as published; towards 1 it becomes the share of tokens whose id
+            is not given: (1 - p^focus) / focus, generalised cross-entropy (Zhang and Sabuncu 2018,
+            arXiv 1805.07836, equation 6). It gains exact ids from the first step on.
         fresh: pictures that are warped anew at each step; None trains on the pairs as they are.
     """
 
     model: TokenAdaptConfig | Literal["tokenizer"] = TokenAdaptConfig()
     weights: str | None = None
+    focus: Share = 0.0
     fresh: FreshConfig | None = None
 
 
@@ -80,8 +84,8 @@ class TokenAdaptation(Task):
 
     name = "tokenadapt"
     Config = PairConfig
-    best_metric = "val_loss"
-    higher_is_better = False
+    best_metric = "val_exact"
+    higher_is_better = True
     config: PairConfig
 
     def __init__(self, config: PairConfig, facts: StoreFacts) -> None:
@@ -114,18 +118,18 @@ class TokenAdaptation(Task):
         return PairModel(TokenAdapt(model, self.grid, rows.shape[1], codes.ids), rows)
 
     def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
-        """Mean cross-entropy; where pairs are not fresh they are what they are."""
+        """Mean (focused) cross-entropy; where pairs are not fresh they are what they are."""
         kinds, (before, after) = _kinds(batch), batch.ranks.chunk(2, dim=1)
         if self.fresh is None:
             warps = pair_warps(batch.index, kinds, self.grid)
         else:
             warps, after = self.fresh.draw(batch.index, kinds, rng)
-        entropies, exact = _judged(model(before, warps), after)
-        valid = batch.valid.float()
-        count = valid.sum().clamp(min=1)
-        return StepResult(
-            (entropies * valid).sum() / count, {"exact": (exact * valid).sum() / count}
-        )
+        nats, exact = _judged(model(before, warps), after)
+        valid = batch.valid.float() / batch.valid.sum().clamp(min=1)
+        focused = _focused(nats, self.config.focus).mean(dim=(1, 2))
+        scalars = {"nats": nats.detach().mean(dim=(1, 2)), "exact": exact.mean(dim=(1, 2))}
+        means = {name: (value * valid).sum() for name, value in scalars.items()}
+        return StepResult((focused * valid).sum(), means)
 
     def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
         """`val_loss` (nats a token), and the shares of exactly predicted ids.
@@ -153,9 +157,10 @@ class TokenAdaptation(Task):
         """Of each pair, float [B,4]: the `FIGURES`, and a one to count it by."""
         before, after = batch.ranks.chunk(2, dim=1)
         warps = pair_warps(batch.index, _kinds(batch), self.grid)
-        loss, exact = _judged(model(before, warps), after)
+        nats, exact = _judged(model(before, warps), after)
         naive = warp(before[:, None].float(), warps, self.grid, "nearest")[:, 0].long() == after
-        return torch.stack([loss, exact, naive.float().mean(dim=(1, 2)), torch.ones_like(loss)], 1)
+        tokens = torch.stack([nats, exact, naive.float(), torch.ones_like(nats)], dim=1)
+        return tokens.mean(dim=(2, 3))
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
         """Go on from another TokenAdapt of the same size."""
@@ -183,9 +188,14 @@ class TokenAdaptation(Task):
 
 
 def _judged(logits: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each pair, float [B]: mean cross-entropy, and share of exactly predicted ids."""
-    exact = (logits.detach().argmax(dim=-1) == after).float().mean(dim=(1, 2))
-    return cross_entropy(logits, after).mean(dim=(1, 2)), exact
+    """Of each token, float [B,h,w]: cross-entropy, and 1 where its id is exactly predicted."""
+    exact = logits.detach().argmax(dim=-1) == after
+    return cross_entropy(logits, after), exact.float()
+
+
+def _focused(nats: Tensor, focus: float) -> Tensor:
+    """Generalised cross-entropy from cross-entropy."""
+    return nats if focus == 0 else -torch.expm1(-focus * nats) / focus
 
 
 def _start_of(codes: Codes, weights: str | None) -> TunedTokenizer:
