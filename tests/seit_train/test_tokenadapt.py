@@ -27,7 +27,8 @@ from tests.toy_tokenizer import ToyTokenizer
 from tokenstore.errors import BuildError, Mismatch, TrainingError
 from tokenstore.preprocess import Preprocess
 
-WORDS = ["model.width=32", "model.heads=2", "batch_size=16", "loop.log_every=10"]
+WORDS = ["model={width: 32, heads: 2}", "lr=1e-3", "focus=0", "optim.warmup_steps=0"]
+WORDS += ["loop.ema=null", "batch_size=16", "loop.log_every=10"]
 
 
 def tokenizer(side=32):

@@ -1,7 +1,5 @@
 """The TokenAdapt that is made of pocket itself, its training, and the one that ships."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -15,15 +13,19 @@ from seit_train.augment.token_adapt import load_adapter, shipped_weights
 from seit_train.cli.main import main
 from seit_train.fresh_pairs import FreshPairs
 from seit_train.launch import TrainRequest, train
+from seit_train.metrics import read_metrics
 from seit_train.models.cross_entropy import cross_entropy
 from seit_train.models.tuned_tokenizer import TunedTokenizer
 from seit_train.pairs import PairRequest, keep_pictures, pair_store
 from tests.toy_facts import seeded
+from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Mismatch, TrainingError
 from tokenstore.preprocess import Preprocess
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.pocket import package_weights
-from tokenstore.verify import verify
+from tokenstore.verify import verify_store
+
+RUNS = ("run", "again")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_its_logits_are_of_the_codes_that_it_was_made_for(pocket):
     whole = TunedTokenizer.start(pocket.network, torch.arange(1024))
     picture = torch.rand(2, 3, 64, 64, generator=seeded(2))
     best = whole.restore(picture)[..., some].argmax(dim=-1)
-    assert (model.restore(picture).argmax(dim=-1) == best).float().mean() > 0.9
+    assert torch.equal(model.restore(picture).argmax(dim=-1), best)
 
 
 def test_cross_entropy_in_blocks_is_that_of_all_tokens_at_once():
@@ -107,23 +109,19 @@ def test_cross_entropy_in_blocks_is_that_of_all_tokens_at_once():
 # -------------------------------------------------------------------------------- training
 
 
-def test_training_starts_there_and_gains_on_the_pairs_it_sees(pairs, tmp_path):
-    words = ("model=tokenizer", "batch_size=16", "lr=1e-4", "epochs=4", "loop.ema=null")
+def test_training_keeps_what_it_starts_with_and_its_run_is_found_by_any_grid(pairs, tmp_path):
+    words = ("epochs=1",)
     request = TrainRequest("tokenadapt", pairs.url, tmp_path / "run", None, words)
-    outcome = train(request)
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
-    judged = [line for line in lines if "val_loss" in line]
-    assert judged[-1]["val_exact_identity"] > 0.8
+    train(request)
+    judged = [line for line in read_metrics(tmp_path / "run") if "val_loss" in line]
+    assert judged[-1]["val_exact_identity"] > 0.9
     assert judged[-1]["val_exact_rotation"] > judged[-1]["val_naive_rotation"] + 0.1
-    assert outcome.best < judged[0]["val_loss"] + 0.5
     around = around_of(load_tokenizer("pocket"), side=16)
     assert isinstance(load_adapter(str(tmp_path / "run"), around), TunedTokenizer)
 
 
-def test_other_tokenizers_are_asked_for_the_published_sizes(pocket, tmp_path):
-    from tests.toy_store import ToyStore, write_toy
-
-    store = write_toy(tmp_path / "toy.tokenstore", ToyStore({"train": 40}))
+def test_other_tokenizers_are_asked_for_the_published_sizes(tmp_path):
+    store = write_toy_store(tmp_path / "toy.tokenstore", ToyStore({"train": 40}))
     with pytest.raises(TrainingError, match=r"of pocket, .* of toy.*model="):
         train(TrainRequest("tokenadapt", store.url, tmp_path / "run", None, ()))
 
@@ -160,15 +158,12 @@ def test_the_command_makes_fresh_pairs_and_prints_every_kind(pictures, tmp_path)
     assert pictures_file.is_file()
     pairs = ["--pairs", str(tmp_path / "run.pairs.tokenstore")]
     assert CliRunner().invoke(main, [*again, *pairs]).exit_code == 0
-    losses = [
-        [json.loads(line).get("loss") for line in (tmp_path / run / "metrics.jsonl").open()]
-        for run in ("run", "again")
-    ]
+    losses = [[line.get("loss") for line in read_metrics(tmp_path / run)] for run in RUNS]
     assert losses[0] == losses[1]
 
 
 def test_a_store_of_pairs_keeps_every_promise_of_a_store(pairs):
-    assert list(verify(pairs.url)) == []
+    assert verify_store(pairs.url) == []
 
 
 # ------------------------------------------------------------------------- the one that ships
@@ -179,7 +174,9 @@ def test_the_one_that_ships_is_small_enough_and_of_the_pocket_that_ships():
     assert size <= 4_000_000
     assert size + package_weights().stat().st_size <= 8_000_000
     weights = load_file(shipped_weights("pocket"))
-    assert {tensor.dtype for tensor in weights.values()} == {torch.float16, torch.int32}
+    exact = {"ids": torch.int32, "rows": torch.float32}
+    for name, tensor in weights.items():
+        assert tensor.dtype == exact.get(name, torch.float16)
     assert sorted(weights["ids"].tolist()) == list(range(1024))
 
 

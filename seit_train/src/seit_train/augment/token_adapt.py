@@ -6,11 +6,10 @@ which ids the tokenizer would have given. Nothing here learns: the model is froz
 sends half of each batch through it, see `halves` in compose.py.
 """
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -34,7 +33,10 @@ from seit_train.models.token_adapt import Adapter, TokenAdapt, TokenAdaptConfig
 from seit_train.models.tuned_tokenizer import TunedTokenizer
 from seit_train.precision import autocast, resolve_precision
 from tokenstore.errors import Mismatch, TrainingError
+from tokenstore.tokenizers.checkpoints import write_tensors
 from tokenstore.tokenizers.pocket import PocketConfig
+
+_METADATA_KEY = "token_adapt"  # one entry: safetensors writes several in any order
 
 
 class TokenAdaptOptions(Settings):
@@ -107,21 +109,56 @@ class AdaptedGeometry(Augmentation[TokenAdaptOptions]):
         return mixed, mix_targets(targets, share.mean(dim=(1, 2)), partner)
 
 
-class AdapterShape(Settings):
-    """What stands beside the weights of an adapter, so that they can be loaded.
+class MadeBy(Settings):
+    """A tokenizer: its name, and the hash of its weights where it has some."""
+
+    name: str
+    weights: str | None
+
+
+class AdapterOrigin(Settings):
+    """What stands beside the weights of an adapter, so that they can be loaded and judged.
 
     Attributes:
         sizes: of the published halves; None where it is made of those of the tokenizer.
         grid: rows and columns that it was trained on.
+        tokenizer: the one it was trained for.
     """
 
     sizes: TokenAdaptConfig | None
     grid: tuple[int, int]
+    tokenizer: MadeBy
 
-    def origin(self, tokenizer: Mapping[str, Any]) -> dict[str, str]:
-        """The facts that `load_adapter` reads; name and weights hash of the tokenizer are some."""
-        made_by = {"name": tokenizer["name"], "weights": tokenizer["weights"]}
-        return {"token_adapt": self.model_dump_json(), "tokenizer": json.dumps(made_by)}
+    def as_metadata(self) -> dict[str, str]:
+        """For the weights file: one entry of JSON."""
+        return {_METADATA_KEY: self.model_dump_json()}
+
+
+def read_adapter(place: Path) -> tuple[dict[str, Tensor], AdapterOrigin]:
+    """Weights and origin of an adapter, from a run, a checkpoint or a file.
+
+    Raises:
+        TrainingError: there is none at that place.
+    """
+    file = find_weights(place)
+    weights, metadata = load_weights(file)
+    if _METADATA_KEY not in metadata:
+        raise TrainingError(
+            f"'{file}' holds no TokenAdapt. Give the run that `seit-train tokenadapt` wrote."
+        )
+    bare = {name.removeprefix("adapter."): tensor for name, tensor in weights.items()}
+    return bare, AdapterOrigin.model_validate_json(metadata[_METADATA_KEY])
+
+
+def save_small(run: Path, file: Path) -> None:
+    """Write the adapter of a run in half precision, as a file to hand on; its codes stay exact."""
+    weights, origin = read_adapter(run)
+    for name, tensor in weights.items():
+        if name == "ids":
+            weights[name] = tensor.int()
+        elif name != "rows":
+            weights[name] = tensor.half()
+    write_tensors(file, weights, origin.as_metadata())
 
 
 def shipped_weights(tokenizer: str) -> Path:
@@ -143,21 +180,16 @@ def load_adapter(place: str | None, around: Surroundings) -> Adapter:
             for grids of another size.
     """
     ours = _known(around)[0].tokenizer
-    file = _shipped(ours["name"]) if place is None else find_weights(Path(place))
-    weights, origin = load_weights(file)
-    if "token_adapt" not in origin:
-        raise TrainingError(
-            f"'{file}' holds no TokenAdapt. Give the run that `seit-train tokenadapt` wrote."
-        )
-    trained = json.loads(origin["tokenizer"])
-    if (trained["name"], trained["weights"]) != (ours["name"], ours["weights"]):
+    file = _shipped(ours["name"]) if place is None else Path(place)
+    weights, origin = read_adapter(file)
+    trained = origin.tokenizer
+    if (trained.name, trained.weights) != (ours["name"], ours["weights"]):
         raise Mismatch(
             f"TokenAdapt '{file}' was trained for tokenizer {_named(trained)}, this store was made "
-            f"by {_named(ours)}: the same id means another code. {_train_one(ours['name'])}"
+            f"by {_named(MadeBy(name=ours['name'], weights=ours['weights']))}: the same id means "
+            f"another code. {_train_one(ours['name'])}"
         )
-    weights = {name.removeprefix("adapter."): tensor for name, tensor in weights.items()}
-    shape = AdapterShape.model_validate_json(origin["token_adapt"])
-    adapter = _empty(shape, around, weights, file)
+    adapter = _empty(origin, around, weights, file)
     adapter.load_state_dict(weights)
     return adapter.eval().requires_grad_(False)
 
@@ -183,23 +215,23 @@ def _shipped(tokenizer: str) -> Path:
 
 
 def _empty(
-    shape: AdapterShape, around: Surroundings, weights: Mapping[str, Tensor], file: Path
+    origin: AdapterOrigin, around: Surroundings, weights: Mapping[str, Tensor], file: Path
 ) -> Adapter:
-    """The adapter that weights of this shape fit, without them."""
+    """The adapter that these weights fit, without them."""
     codes, codebook = _known(around)
     ids = weights["ids"].long()
-    if shape.sizes is None:
+    if origin.sizes is None:
         numbers = {**codes.tokenizer["config"]}
         numbers.pop("precision", None)
         return TunedTokenizer(PocketConfig(**numbers), ids, weights["rows"])
-    if shape.grid != tuple(around.size):
-        rows, columns = shape.grid
+    if origin.grid != tuple(around.size):
+        rows, columns = origin.grid
         raise Mismatch(
             f"TokenAdapt '{file}' was trained on grids of {rows}x{columns}, and knows each place "
             f"of them; here they are {around.size[0]}x{around.size[1]}. "
             f"{_train_one(codes.tokenizer['name'])}"
         )
-    return TokenAdapt(shape.sizes, shape.grid, codebook.shape[1], ids)
+    return TokenAdapt(origin.sizes, origin.grid, codebook.shape[1], ids)
 
 
 def _train_one(tokenizer: str) -> str:
@@ -227,8 +259,8 @@ def _ranks_of(known: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return barred, ranks
 
 
-def _named(tokenizer: Any) -> str:
-    return f"{tokenizer['name']} (weights {str(tokenizer['weights'])[:12]})"
+def _named(tokenizer: MadeBy) -> str:
+    return f"{tokenizer.name} (weights {str(tokenizer.weights)[:12]})"
 
 
 PLUGIN = AdaptedGeometry

@@ -8,6 +8,8 @@ import click
 from seit_train.cli.main import training_report
 from tokenstore.choice import TokenizerChoice, tokenizer_options
 
+SMALL_FILE = "token_adapt.safetensors"
+
 
 @click.command(
     "tokenadapt",
@@ -59,9 +61,11 @@ def command(
     Pictures are tokenized before and after an augmentation, and the model learns to give the
     second ids from the first. In the end it prints, for each kind of augmentation on held-out
     images, nats a token, the share of ids that are exactly right, and that of warping the grid of
-    ids itself. Use it in a recipe: augment: [{token_adapt: {weights: RUN}}]. For pocket one comes
-    with this package: {token_adapt: {}}.
+    ids itself. Use it in a recipe: augment: [{token_adapt: {weights: RUN}}]; the weights alone, in
+    half precision, are in RUN/token_adapt.safetensors. For pocket one comes with this package:
+    {token_adapt: {}}.
     """
+    from seit_train.augment.token_adapt import save_small
     from seit_train.evaluate.adapt_sheets import draw_sheets
     from seit_train.launch import TrainRequest, requested_config, train
     from seit_train.pairs import PairRequest, keep_pictures, pair_store
@@ -81,6 +85,7 @@ def command(
         keep_pictures(asked, tokenizer, pictures)
     outcome = train(request)
     if outcome.is_first:
+        save_small(outcome.run.folder, outcome.run.folder / SMALL_FILE)
         sheets = draw_sheets(outcome.run.folder, store, tokenizer)
         click.echo("\n".join(f"drawn  {sheet}" for sheet in sheets))
         click.echo(kinds_report(outcome.run.folder))

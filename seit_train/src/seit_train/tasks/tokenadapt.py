@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from seit_train.augment.base import Codes
 from seit_train.augment.geometry import KINDS, pair_warps, warp
-from seit_train.augment.token_adapt import AdapterShape
+from seit_train.augment.token_adapt import AdapterOrigin, MadeBy
 from seit_train.config import Positive, RunConfig, Settings, Share
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
@@ -180,7 +180,8 @@ class TokenAdaptation(Task):
         if codes is None:
             return {}
         sizes = None if model == "tokenizer" else model
-        return AdapterShape(sizes=sizes, grid=self.grid).origin(codes.tokenizer)
+        made_by = MadeBy(name=codes.tokenizer["name"], weights=codes.tokenizer["weights"])
+        return AdapterOrigin(sizes=sizes, grid=self.grid, tokenizer=made_by).as_metadata()
 
     def layer_of(self, parameter: str) -> int:
         """Stem, the two halves, head."""
