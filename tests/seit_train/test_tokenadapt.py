@@ -20,14 +20,21 @@ from seit_train.augment.geometry import (
 )
 from seit_train.cli.main import main
 from seit_train.launch import train
+from seit_train.metrics import read_metrics
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
 from seit_train.pairs import PairRequest, pair_store
+from seit_train.tasks.tokenadapt import share_of_errors
 from tests.toy_facts import make_facts, seeded
 from tests.toy_tokenizer import ToyTokenizer
 from tokenstore.errors import BuildError, Mismatch, TrainingError
 from tokenstore.preprocess import Preprocess
 
-WORDS = ["model={width: 32, heads: 2}", "lr=1e-3", "focus=0", "optim.warmup_steps=0"]
+WORDS = [
+    "model={width: 32, heads: 2}",
+    "lr=1e-3",
+    "objective=cross-entropy",
+    "optim.warmup_steps=0",
+]
 WORDS += ["loop.ema=null", "batch_size=16", "loop.log_every=10"]
 
 
@@ -102,6 +109,14 @@ def test_sizes_follow_the_grid_and_the_codebook(grid, channels):
     adapted = model.adapt(torch.zeros(2, channels, *grid))
     assert adapted.shape == (2, channels, 2 * grid[0], 2 * grid[1])
     assert model.restore(adapted[:, :, :8, :4]).shape == (2, 4, 2, 50)
+
+
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_published_halves_are_made_for_the_grids_of_256_and_512_pixels(side):
+    """16x16 of taming's VQGAN, 32x32 of ViT-VQGAN, 64x64 of segmentation."""
+    model = TokenAdapt(TokenAdaptConfig(width=32, heads=2), (side, side), 32, torch.arange(391))
+    logits = model.restore(model.adapt(torch.zeros(1, 32, side, side)))
+    assert logits.shape == (1, side, side, 391)
 
 
 # ------------------------------------------------------------------------------- geometry
@@ -209,6 +224,26 @@ def test_training_from_pictures_reports_exact_ids_of_every_kind(trained):
     assert "val_loss" in last and lines[-1]["step"] > 20
 
 
+def test_the_command_prints_what_it_measured_on_held_out_images(told):
+    run, said = told
+    last = [line for line in read_metrics(run) if "val_loss" in line][-1]
+    for kind in KINDS:
+        nats, exact, naive = (last[f"val_{name}_{kind}"] for name in ("loss", "exact", "naive"))
+        assert f"{kind:<14} {nats:5.2f} {exact:6.1%} {naive:6.1%}" in said
+    losses = [last[f"val_loss_{kind}"] for kind in KINDS]
+    assert np.mean(losses) == pytest.approx(last["val_loss"])  # as many pairs of each kind
+
+
+def test_the_share_of_errors_is_that_of_argmax_for_clear_logits_and_has_a_slope():
+    logits = torch.randn(4, 5, 5, 30, generator=seeded(9)).mul(30).requires_grad_()
+    after = torch.randint(30, (4, 5, 5), generator=seeded(10))
+    wrong = logits.argmax(dim=-1) != after
+    assert float((share_of_errors(logits, after) - wrong.float()).mean().abs()) < 0.01
+    near = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    share_of_errors(near, torch.zeros(1, 1, 1, dtype=torch.int64)).backward()
+    assert near.grad[0, 0, 0, 0] < -1
+
+
 def test_sheets_show_every_way_beside_the_original(trained):
     from PIL import Image
 
@@ -266,6 +301,11 @@ def test_only_ids_that_the_store_knows_come_out(trained):
     grid = torch.randn(8, 3, 8, 8, generator=seeded(7)) * 100 + 128
     after = adapt(View(grid, None), seeded(8)).tokens.permute(0, 2, 3, 1).reshape(-1, 3)
     assert torch.cdist(after, some.codebook).min(dim=1).values.max() == 0
+
+
+def test_published_halves_are_refused_for_grids_of_another_size(trained):
+    with pytest.raises(Mismatch, match="grids of 8x8, .* here they are 16x16"):
+        make_augmentation({"token_adapt": {"weights": str(trained)}}, around(side=16))
 
 
 def test_one_of_another_tokenizer_is_refused_and_so_is_no_token_adapt_at_all(trained, tmp_path):

@@ -162,6 +162,30 @@ def test_the_command_makes_fresh_pairs_and_prints_every_kind(pictures, tmp_path)
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
+def test_a_hundred_images_suffice_to_beat_warped_ids(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for number, picture in enumerate(smooth_pictures(100, 128).numpy()):
+        Image.fromarray(picture).save(tmp_path / f"pictures/{number:03d}.png")
+    words = ["tokenadapt", str(tmp_path / "pictures"), "-o", str(tmp_path / "run")]
+    ran = CliRunner().invoke(main, [*words, "--image-size", "128"], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    last = [line for line in read_metrics(tmp_path / "run") if "val_loss" in line][-1]
+    for kind in KINDS[1:]:
+        assert last[f"val_exact_{kind}"] > last[f"val_naive_{kind}"] + 0.05
+    small = tmp_path / "run/token_adapt.safetensors"
+    assert small.stat().st_size <= 4_000_000
+    around = around_of(load_tokenizer("pocket"), side=16)
+    rows = around.codebook[torch.randint(1024, (1, 16, 16), generator=seeded(1))]
+    whole, halved = (
+        load_adapter(str(place), around).adapt(rows.permute(0, 3, 1, 2))
+        for place in (tmp_path / "run", small)
+    )
+    torch.testing.assert_close(whole, halved, atol=0.02, rtol=0)
+
+
 def test_a_store_of_pairs_keeps_every_promise_of_a_store(pairs):
     assert verify_store(pairs.url) == []
 
