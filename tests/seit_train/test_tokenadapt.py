@@ -235,7 +235,7 @@ def test_the_command_prints_what_it_measured_on_held_out_images(told):
 
 
 def test_the_share_of_errors_is_that_of_argmax_for_clear_logits_and_has_a_slope():
-    logits = torch.randn(4, 5, 5, 30, generator=seeded(9)).mul(30).requires_grad_()
+    logits = 30 * torch.randn(4, 5, 5, 30, generator=seeded(9))
     after = torch.randint(30, (4, 5, 5), generator=seeded(10))
     wrong = logits.argmax(dim=-1) != after
     assert float((share_of_errors(logits, after) - wrong.float()).mean().abs()) < 0.01
