@@ -22,9 +22,9 @@ import torch
 
 import tokenstore
 from pipelines.demo.scenes import CLASSES, Corpus, write_corpus
-from tokenstore.build.local import available_cores
+from tokenstore.build.engine import Running, available_cores
 from tokenstore.build.plan import BuildOptions
-from tokenstore.build.run import Running, build_store
+from tokenstore.build.run import build_store
 from tokenstore.preprocess import Preprocess
 from tokenstore.rates import Rate, best_seconds, reading_rates
 from tokenstore.tokenizers import load_tokenizer

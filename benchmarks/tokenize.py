@@ -30,8 +30,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_forms import Tensors, vit_vqgan_ids, vqgan_ids
-from tokenstore.build.decode import decoding_pool
-from tokenstore.build.local import available_cores
+from tokenstore.build.engine import available_cores
+from tokenstore.build.workers import decoding_pool
 from tokenstore.choice import best_device
 from tokenstore.preprocess import Preprocess
 from tokenstore.rates import ImageFiles
@@ -268,7 +268,7 @@ def main(
     ]
     click.echo("\n".join(text))
     workers = available_cores()
-    with tempfile.TemporaryDirectory() as folder, decoding_pool(workers, device) as pool:
+    with tempfile.TemporaryDirectory() as folder, decoding_pool(workers) as pool:
         draw_photos(Path(folder), images)
         source = open_source(folder, None, None)
         files = ImageFiles(source, source.listing().splits["train"], pool, batch)

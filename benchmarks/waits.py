@@ -121,8 +121,8 @@ def main(
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {_hardware()}, Python "
         f"{platform.python_version()}, torch {torch.__version__}; {len(corpus.grids)} grids of "
-        f"{corpus.grids.shape[1:]}, codec {codec}, {steps} steps of {batch} images, `python -m "
-        f"benchmarks.waits {Path(tokens).name}`",
+        f"{corpus.grids.shape[1:]}, `python -m benchmarks.waits {Path(tokens).name} "
+        f"--codec {codec} --batch {batch} --steps {steps}`",
         "",
         "| model | residency | s a step | ms it waits | share |",
         "|---|---|---|---|---|",

@@ -269,7 +269,7 @@ def test_ctrl_c_exits_130_and_leaves_nothing_that_opens(
 def test_a_damaged_part_is_made_again_and_not_used(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    with stopping(monkeypatch, 3):
+    with stopping(monkeypatch, 9):  # six files of the plan come first
         build(corpus, "-o", tmp_path / "s", "--part-size", "4")
     part = tmp_path / "s.building" / "parts" / "train-000000.safetensors"
     content = bytearray(part.read_bytes())

@@ -15,8 +15,9 @@ from seit_train.launch import train
 from seit_train.metrics import read_metrics
 from tests.toy_store import ToyStore, write_toy_store
 from tests.toy_tokenizer import ToyTokenizer
+from tokenstore.build.engine import Running
 from tokenstore.build.plan import BuildOptions
-from tokenstore.build.run import Running, build_store
+from tokenstore.build.run import build_store
 from tokenstore.errors import Mismatch, TrainingError, UnknownName, UsageError
 from tokenstore.preprocess import Preprocess
 

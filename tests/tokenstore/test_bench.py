@@ -12,7 +12,7 @@ from tests.small_store import Small, write_small_store
 from tests.toy_images import write_corpus
 from tests.toy_store import write_toy_store
 from tests.toy_tokenizer import ToyTokenizer
-from tokenstore.build.decode import decoding_pool
+from tokenstore.build.workers import decoding_pool
 from tokenstore.cli.main import main
 from tokenstore.preprocess import Preprocess
 from tokenstore.rates import ImageFiles, precision_rates, reading_rates
@@ -91,7 +91,7 @@ def test_equal_tokens_are_counted_against_fp32(tmp_path: Path) -> None:
         kind = {"fp32": ToyTokenizer, "bf16": Rough}[precision]
         return kind(Preprocess("squash", (32, 32)))
 
-    with decoding_pool(1, "cpu") as pool:
+    with decoding_pool(1) as pool:
         files = ImageFiles(source, source.listing().splits["train"], pool, 3)
         exact, rough = precision_rates(load, ["bf16"], files)
     assert (exact.precision, exact.ratio, exact.equal) == ("fp32", 1.0, 1.0)

@@ -1,6 +1,5 @@
 """Pictures decoded ahead: in order, within bounds, and alike from threads and from processes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,15 +16,13 @@ from tests.toy_images import write_corpus
 from tests.toy_tokenizer import ToyTokenizer
 from tokenstore.build.decode import (
     IMAGES_A_TASK,
-    DecodingPool,
     decoded_batches,
     decoding_by,
-    decoding_pool,
-    worker_processes,
 )
 from tokenstore.build.plan import BuildOptions, make_plan
 from tokenstore.build.tokenize import Workbench, tokenize_part
-from tokenstore.errors import BuildError, ImageRejected
+from tokenstore.build.workers import DecodingPool, worker_processes
+from tokenstore.errors import ImageRejected
 from tokenstore.preprocess import Preprocess
 from tokenstore.sources import open_source
 from tokenstore.sources.base import Item, Source
@@ -73,8 +70,8 @@ def test_processes_give_the_pictures_and_reasons_of_threads(
                     assert isinstance(right, ImageRejected)
                     assert str(left) == str(right) == "no JPEG, PNG, WebP or BMP image"
                 else:
-                    assert np.array_equal(left, RULE.apply(source.load(item)))
-                    assert np.array_equal(left, right)
+                    assert np.array_equal(left[0].pixels, RULE.apply(source.load(item)))
+                    assert np.array_equal(left[0].pixels, right[0].pixels)
             seen += len(batch)
     assert seen == IMAGES
 
@@ -91,7 +88,7 @@ def test_a_part_has_the_same_bytes_whoever_decoded_it(
         for number, (executor, workers) in enumerate(pools):
             staging = open_storage(tmp_path / str(number))
             pool = DecodingPool(executor, workers)
-            bench = Workbench(plan, source, tokenizer, staging, pool)
+            bench = Workbench(plan, source, tokenizer, staging, pool, clock=float)
             report = tokenize_part(next(plan.parts()), bench)
             assert (report.count, len(report.rejects)) == (IMAGES - 1, 1)
             made.append({name: staging.read(name) for name in staging.names()})
@@ -127,25 +124,11 @@ def test_pictures_are_decoded_ahead_but_not_without_bound(
     assert len(loaded) == IMAGES
 
 
-def test_only_beside_a_gpu_do_processes_decode() -> None:
-    for device, kind in {"cpu": ThreadPoolExecutor, "cuda:0": ProcessPoolExecutor}.items():
-        with decoding_pool(2, device) as pool:
-            assert isinstance(pool.executor, kind)
-            assert pool.workers == 2
-
-
-def test_a_killed_worker_ends_the_build_with_a_sentence(source: Source) -> None:
-    with decoding_pool(1, "cuda") as pool:
-        pool.executor.submit(os.kill, pool.executor.submit(os.getpid).result(), signal.SIGKILL)
-        with pytest.raises(BuildError, match="--workers"):
-            list(decoded_batches(items_of(source), 8, decoding_by(source, RULE), pool))
-
-
 @pytest.mark.kill
 def test_workers_end_with_a_build_that_is_killed() -> None:
     program = (
         "import os, signal\n"
-        "from tokenstore.build.decode import worker_processes\n"
+        "from tokenstore.build.workers import worker_processes\n"
         "print(worker_processes(1).submit(os.getpid).result(), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

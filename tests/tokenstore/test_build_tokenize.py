@@ -11,9 +11,9 @@ import torch
 
 from tests.toy_images import write_corpus
 from tests.toy_tokenizer import CODES, ToyTokenizer
-from tokenstore.build.decode import DecodingPool
 from tokenstore.build.plan import BuildOptions, Part, make_plan
 from tokenstore.build.tokenize import Workbench, finished_part, read_part, tokenize_part
+from tokenstore.build.workers import DecodingPool
 from tokenstore.preprocess import Preprocess
 from tokenstore.sources import open_source
 from tokenstore.storage import open_storage
@@ -58,7 +58,7 @@ def test_a_part_holds_ids_labels_keys_and_counts_of_what_was_kept(bench: Workben
     part = only_part(bench)
     report = tokenize_part(part, bench)
     kept = [item for place, item in enumerate(part.items) if place != 2]
-    content = read_part(part, bench.staging)
+    content = read_part(report, bench.staging)
     assert content.ids.shape == (7, 4, 4)
     assert content.ids.dtype == np.uint16
     assert content.labels.tolist() == [item.label for item in kept]
@@ -69,10 +69,10 @@ def test_a_part_holds_ids_labels_keys_and_counts_of_what_was_kept(bench: Workben
 
 def test_ids_are_those_of_the_images_one_by_one(bench: Workbench) -> None:
     part = only_part(bench)
-    tokenize_part(part, bench)
+    report = tokenize_part(part, bench)
     tokenizer = bench.tokenizer
     for ids, key in zip(
-        *(getattr(read_part(part, bench.staging), n) for n in ("ids", "keys")), strict=True
+        *(getattr(read_part(report, bench.staging), n) for n in ("ids", "keys")), strict=True
     ):
         item = next(item for item in part.items if item.key == key)
         alone = tokenizer.encode(tokenizer.preprocess(bench.source.load(item))[None])

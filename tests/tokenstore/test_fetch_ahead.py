@@ -169,6 +169,15 @@ def test_what_cannot_be_fetched_ahead_is_named_by_who_needs_it(remote, tmp_path,
     assert any("cannot fetch ahead" in record.message for record in caplog.records)
 
 
+def test_a_forked_process_fetches_by_threads_of_its_own(remote, network, tmp_path):
+    ahead = fetch_ahead(opened(remote, tmp_path), order_of())
+    ahead._process, ahead._running = -1, 4  # as if another process had been forked
+    ahead._lock.acquire()
+    ahead.near(0, 0)
+    settled()
+    assert sorted(network.shards()) == sorted(np.ravel(windows()[:2]))
+
+
 def test_windows_are_found_inside_of_other_orders(remote, network, tmp_path):
     samples = np.arange(0, SHARDS * EACH, 2)
     inner = ShardShuffle((EACH // 2,) * SHARDS, 3, WINDOW)

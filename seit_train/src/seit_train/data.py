@@ -1,16 +1,17 @@
 """Data: from a store's split to batches of ranks on the training device.
 
-The only place of this package that knows tokenstore's loader and its orders. Shuffling,
-exactly-once and resume are the loader's; augmentation, embedding and masking happen later, inside
-the task. Nothing here touches a pixel.
+The only place of this package that knows tokenstore's loader. Shuffling, exactly-once and resume
+are the loader's; augmentation, embedding and masking happen later, inside the task. Nothing here
+touches a pixel: what does stands in pictures.py, and keeps the same laws (`Samples`, `Batches`).
 """
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from seit_train.config import DataConfig, RunConfig
@@ -19,10 +20,11 @@ from tokenstore.errors import UsageError
 from tokenstore.loader import TokenLoader
 from tokenstore.mixture import AnySplit, MixedSplit, Mixture
 from tokenstore.order import Numbers, Order, Shuffled
+from tokenstore.placing import LoaderBatch
 from tokenstore.reader import Split, Store, open_store
 from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
-from tokenstore.subset import samples_of_share
+from tokenstore.subset import one_view, samples_of_share
 
 _log = logging.getLogger(__name__)
 
@@ -32,11 +34,12 @@ class TokenBatch:
     """One process's share of a batch, on its device.
 
     Attributes:
-        ranks: int64 [B, h, w].
+        ranks: int64 [B, h, w]; from pictures.py, uint8 [B, 3, H, W].
         labels: int64 [B], or None where the split has no labels.
         valid: bool [B], False on rows that only pad the last batch of an evaluation.
         index: int64 [B], sample numbers in the split.
         keys: names of the samples where they were asked for.
+        masks: uint8 [B,H,W] where they were asked for.
     """
 
     ranks: Tensor
@@ -44,6 +47,7 @@ class TokenBatch:
     valid: Tensor
     index: Tensor
     keys: list[str] | None
+    masks: Tensor | None = None
 
     def rows(self, some: slice) -> "TokenBatch":
         """Some of its rows."""
@@ -53,6 +57,7 @@ class TokenBatch:
             self.valid[some],
             self.index[some],
             None if self.keys is None else self.keys[some],
+            None if self.masks is None else self.masks[some],
         )
 
 
@@ -77,13 +82,50 @@ def training_split(store: Store, data: DataConfig) -> AnySplit:
     return MixedSplit([own, *map(_train, others)])
 
 
-def cached(store: Store, data: DataConfig) -> Store:
-    """The same store through the run's cache, if it has one."""
-    return store if data.cache is None else open_store(store.url, **_caching(data))
+class Samples(Protocol):
+    """A split as the trainer knows it: how many samples, and what they are called."""
+
+    def __len__(self) -> int:
+        """How many samples it has."""
+
+    def keys(self, indices: NDArray[np.int64], /) -> list[str] | None:
+        """Names of samples, None where they have none."""
 
 
-def training_loader(split: AnySplit, config: RunConfig, world: World) -> TokenLoader:
+class Batches(Protocol):
+    """What gives a run its batches; one `for` is (the rest of) one epoch."""
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, the same on every process."""
+
+    def __iter__(self) -> Iterator[LoaderBatch | TokenBatch]:
+        """The batches left in this epoch; afterwards it stands at the next one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, as JSON-able values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where another one stood."""
+
+
+def training_loader(
+    split: AnySplit, config: RunConfig, world: World, *, masks: bool = False
+) -> TokenLoader:
     """Full batches in a `training_order`, `config.batch_size` rows over all processes together.
+
+    Raises:
+        UsageError: the batch cannot be divided as asked, or is larger than an epoch.
+    """
+    return _loader(split, config, world, whole_batches(split, config, world), masks)
+
+
+def whole_batches(split: Any, config: RunConfig, world: World) -> Order:
+    """The `training_order` of a split, of which full batches can be made as the run asks.
+
+    Args:
+        split: of a store, or of pictures, which offer as much of one as this needs.
+        config: of the run.
+        world: whose processes share every batch.
 
     Raises:
         UsageError: the batch cannot be divided as asked, or is larger than an epoch.
@@ -107,12 +149,14 @@ def training_loader(split: AnySplit, config: RunConfig, world: World) -> TokenLo
         )
     if world.is_first and config.data.fraction < 1:
         _log.info("data.fraction %g: %d rows an epoch", config.data.fraction, len(order))
-    return _loader(split, config, world, order)
+    return order
 
 
-def evaluation_loader(split: Split, config: RunConfig, world: World) -> TokenLoader:
+def evaluation_loader(
+    split: Split, config: RunConfig, world: World, *, masks: bool = False
+) -> TokenLoader:
     """Every image of a split once an epoch, in its order, over all processes together."""
-    return _loader(split, config, world, None)
+    return _loader(split, config, world, None, masks)
 
 
 def training_order(split: AnySplit, config: RunConfig) -> Order:
@@ -130,10 +174,15 @@ def training_order(split: AnySplit, config: RunConfig) -> Order:
     return order if config.data.repeats == 1 else Repeated(order, config.data.repeats)
 
 
-def iterate(loader: TokenLoader) -> Iterator[TokenBatch]:
+def iterate(loader: Batches) -> Iterator[TokenBatch]:
     """The batches of (the rest of) one epoch."""
     for batch in loader:
-        yield TokenBatch(batch.ranks, batch.labels, batch.valid, batch.index, batch.keys)
+        if isinstance(batch, TokenBatch):
+            yield batch
+        else:
+            yield TokenBatch(
+                batch.ranks, batch.labels, batch.valid, batch.index, batch.keys, batch.masks
+            )
 
 
 def _order_of_one(split: Split, config: RunConfig) -> Order:
@@ -145,6 +194,8 @@ def _order_of_one(split: Split, config: RunConfig) -> Order:
         labels = split.labels
         some = labels if samples is None or labels is None else labels[samples]
         order = ClassBalanced(some, config.seed)
+    elif data.sampling == "one-view":
+        order = one_view(split, config.seed)
     elif data.shuffle == "shards":
         order = ShardShuffle(_shard_counts(split, samples), config.seed)
     else:
@@ -171,7 +222,9 @@ def _caching(data: DataConfig) -> dict[str, Any]:
     return {"cache": data.cache, "cache_bytes": data.cache_bytes}
 
 
-def _loader(split: AnySplit, config: RunConfig, world: World, order: Order | None) -> TokenLoader:
+def _loader(
+    split: AnySplit, config: RunConfig, world: World, order: Order | None, masks: bool
+) -> TokenLoader:
     """A loader of full batches in this order, or of the whole split as it stands."""
     return TokenLoader(
         split,
@@ -184,4 +237,5 @@ def _loader(split: AnySplit, config: RunConfig, world: World, order: Order | Non
         last="pad" if order is None else "drop",
         shuffle="none",
         sampler=order,
+        masks=masks,
     )

@@ -12,15 +12,19 @@ from typing import Any
 
 import torch
 
+from seit_train.augment.compose import written
 from seit_train.checkpoint import has_checkpoint
-from seit_train.config import DEFAULT_RECIPE, RunConfig, make_config, read_recipe
-from seit_train.data import cached, training_split
+from seit_train.config import DataConfig, RunConfig, make_config
+from seit_train.data import Samples, training_split
 from seit_train.distributed import joined_world, wait_for_all
+from seit_train.initial import start_from
 from seit_train.out_of_memory import memory_explained
-from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
+from seit_train.pictures import open_pictures
+from seit_train.recipe import DEFAULT_RECIPE, read_recipe
+from seit_train.run import CONFIG, Run, StoreIdentity
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError
-from tokenstore.reader import Store, open_store
+from tokenstore.reader import open_store
 from tokenstore.registry import find
 
 _log = logging.getLogger(__name__)
@@ -32,11 +36,11 @@ class TrainRequest:
 
     Attributes:
         task: name of the task.
-        store: folder or URL of the store.
+        store: folder or URL of the store; for `pixels`, a folder of images.
         folder: of the run.
         recipe: name or file; None means the default recipe.
         overrides: `key=value`, dotted keys.
-        init: run or checkpoint whose weights to start from.
+        init: run, checkpoint or published file whose weights to start from.
         resume: go on with the run in `folder`; it is begun where there is none yet.
     """
 
@@ -77,16 +81,17 @@ def train(request: TrainRequest) -> Outcome:
         TokenstoreError: whatever is wrong, before the first step where that can be known.
     """
     with joined_world() as world:
-        store = open_store(request.store)
-        run = _run(request, store)
-        store = cached(store, run.config.data)
-        val = store.splits.get("val")
+        corpus = _corpus(request, DataConfig())
+        run = _run(request, corpus.identity)
+        if run.config.data.cache is not None or run.config.data.mix:
+            corpus = _corpus(request, run.config.data)
+        val = corpus.splits.get("val")
         with memory_explained(run.config, world):
-            trainer = Trainer(run, world, training_split(store, run.config.data), val or None)
+            trainer = Trainer(run, world, _training_split(corpus), val or None)
             if has_checkpoint(run.last):
                 trainer.resume()
             elif request.init is not None:
-                _start_from(Path(request.init), trainer)
+                start_from(Path(request.init), trainer.task, trainer.model, run.store)
             trained = trainer.step < trainer.steps
             wait_for_all()  # nobody may find the folder of this very run and take it for another's
             if world.is_first:
@@ -112,22 +117,46 @@ def requested_config(request: TrainRequest) -> RunConfig:
     return config
 
 
-def _run(request: TrainRequest, store: Store) -> Run:
+@dataclass(frozen=True)
+class Corpus:
+    """What is trained on: a store or a folder of pictures, and its splits."""
+
+    identity: StoreIdentity
+    splits: Mapping[str, Samples]
+
+
+def _corpus(request: TrainRequest, data: DataConfig) -> Corpus:
+    """Open it, a store through the cache that is asked for and mixed as asked."""
+    if not find("seit_train.tasks", request.task).reads_ranks:
+        folder = open_pictures(request.store)
+        return Corpus(StoreIdentity.of_pictures(folder), folder.splits)
+    store = open_store(request.store, cache=data.cache, cache_bytes=data.cache_bytes)
+    return Corpus(StoreIdentity.of(store), {**store.splits, "train": training_split(store, data)})
+
+
+def _run(request: TrainRequest, identity: StoreIdentity) -> Run:
     """The run to go on with, or a new one that is not written yet."""
     if request.resume and (request.folder / CONFIG).exists():
-        return _resumed(request, store)
-    run = Run(request.folder, requested_config(request), StoreIdentity.of(store))
+        return _resumed(request, identity)
+    run = Run(request.folder, requested_config(request), identity)
     run.refuse_taken_folder()
     return run
 
 
-def _resumed(request: TrainRequest, store: Store) -> Run:
+def _training_split(corpus: Corpus) -> Samples:
+    if "train" not in corpus.splits:
+        place, known = corpus.identity.place, ", ".join(corpus.splits)
+        raise UsageError(f"store '{place}' has no split 'train', only: {known}")
+    return corpus.splits["train"]
+
+
+def _resumed(request: TrainRequest, identity: StoreIdentity) -> Run:
     run = Run.open(request.folder)
-    if run.store.fingerprint != store.fingerprint:
+    if run.store.fingerprint != identity.fingerprint:
         raise Mismatch(
             f"run '{run.folder}' was begun on store {run.store.fingerprint[:12]} (then at "
-            f"'{run.store.place}'), '{request.store}' is {store.fingerprint[:12]}. Resume with the "
-            "store of the run, or start a new run with --init."
+            f"'{run.store.place}'), '{request.store}' is {identity.fingerprint[:12]}. Resume with "
+            "the store of the run, or start a new run with --init."
         )
     if run.config.task != request.task:
         raise UsageError(f"'{run.folder}' is a run of task {run.config.task}, not {request.task}")
@@ -171,20 +200,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
     return found
 
 
-def _start_from(place: Path, trainer: Trainer) -> None:
-    report = trainer.task.load_init(trainer.model, init_weights(place, trainer.run.store))
-    _log.info(
-        "started from '%s': %d tensors loaded; resized: %s; new: %s; not used: %s",
-        *(place, len(report.loaded)),
-        *(_modules(names) for names in (report.resized, report.new, report.unused)),
-    )
-
-
-def _modules(names: Sequence[str]) -> str:
-    """["head.bias", "head.weight", "pos_embed"] -> "head, pos_embed"."""
-    return ", ".join(sorted({name.partition(".")[0] for name in names})) or "none"
-
-
 def _note(trainer: Trainer) -> None:
     """Write environment.json and tell what is about to run."""
     world, config = trainer.world, trainer.config
@@ -197,7 +212,7 @@ def _note(trainer: Trainer) -> None:
         precision=trainer.precision,
         deterministic=not is_cuda,
     )
-    if trainer.run.store.vocabulary.codebook is None:
+    if trainer.task.reads_ranks and trainer.run.store.vocabulary.codebook is None:
         _log.info("the store has no codebook, so the id embedding is learnt from a random start")
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     _log.info(
@@ -205,3 +220,5 @@ def _note(trainer: Trainer) -> None:
         *(config.task, device, world.size, trainer.precision, size),
         *(len(trainer.train), trainer.steps, config.batch_size),
     )
+    if policy := config.model_dump().get("augment"):
+        _log.info("augment:\n%s", written(policy))

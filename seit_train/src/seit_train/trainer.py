@@ -23,7 +23,7 @@ from seit_train.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from seit_train.data import TokenBatch, evaluation_loader, iterate, training_loader
+from seit_train.data import Batches, Samples, TokenBatch, iterate
 from seit_train.distributed import World, any_process
 from seit_train.interval import Interval, StepRecord
 from seit_train.metrics import Journal
@@ -33,9 +33,6 @@ from seit_train.run import Run
 from seit_train.signals import StopRequest
 from seit_train.utilisation import count_flops, device_peak, memory_scalars
 from tokenstore.errors import Interrupted, TrainingError
-from tokenstore.loader import TokenLoader
-from tokenstore.mixture import AnySplit
-from tokenstore.reader import Split
 
 _COUNTED = 8  # images whose operations are counted
 _STEPS_PER_LOOK = 8  # from one agreement on stopping to the next, where there are several processes
@@ -55,7 +52,7 @@ class Trainer:
 
     # ---- model, optimizer, data -----------------------------------------------------------------
 
-    def __init__(self, run: Run, world: World, train: AnySplit, val: Split | None) -> None:
+    def __init__(self, run: Run, world: World, train: Samples, val: Samples | None) -> None:
         """Build everything as it is before the first step."""
         config, device = run.config, world.device
         self.run, self.world, self.config, self.train = run, world, config, train
@@ -63,8 +60,8 @@ class Trainer:
         self.task = run.task(config, run.store.facts())
         self.model: nn.Module = self.task.build_model().to(device)
         self.optimizer = make_optimizer(self.model, config, self.task.layer_of)
-        self.loader = training_loader(train, config, world)
-        self.val_loader = None if val is None else evaluation_loader(val, config, world)
+        self.loader = self.task.training_batches(train, world)
+        self.val_loader = None if val is None else self.task.evaluation_batches(val, world)
         self.steps_per_epoch = len(self.loader)
         self.steps = config.steps or max(1, round((config.epochs or 0) * self.steps_per_epoch))
         self.schedule = make_schedule(self.optimizer, config, self.steps, self.steps_per_epoch)
@@ -118,7 +115,7 @@ class Trainer:
                     interval = Interval()
                     if journal:
                         journal.write(self.step, self.epoch, summary)
-                if self._is_due(self._steps_per_evaluation) or self._is_due(self.steps_per_epoch):
+                if self._is_due(self._evaluate_every) or self._is_due(self._save_every):
                     paused = time.perf_counter()
                     self._refuse_nonfinite(interval)
                     self._evaluate_and_save(journal)
@@ -184,8 +181,12 @@ class Trainer:
         return self.step / self.steps_per_epoch
 
     @property
-    def _steps_per_evaluation(self) -> int:
+    def _evaluate_every(self) -> int:
         return max(1, round(self.config.loop.eval_every_epochs * self.steps_per_epoch))
+
+    @property
+    def _save_every(self) -> int:
+        return max(1, round(self.config.loop.save_every_epochs * self.steps_per_epoch))
 
     def _is_due(self, period: int) -> bool:
         return self.step % period == 0 or self.step == self.steps
@@ -242,7 +243,7 @@ class Trainer:
     def _evaluate_and_save(self, journal: Journal | None) -> None:
         """Evaluate where it is due and there is a val split; keep the newest and the best."""
         improved = False
-        if self.val_loader is not None and self._is_due(self._steps_per_evaluation):
+        if self.val_loader is not None and self._is_due(self._evaluate_every):
             metrics = self._evaluate(self.val_loader)
             if journal:
                 journal.write(self.step, self.epoch, metrics)
@@ -257,7 +258,7 @@ class Trainer:
             save_checkpoint(self.run.last, checkpoint)
 
     @torch.no_grad()
-    def _evaluate(self, loader: TokenLoader) -> dict[str, float]:
+    def _evaluate(self, loader: Batches) -> dict[str, float]:
         """The task's metrics over a whole split, the same on every process."""
         model = self.judged.eval()
         with autocast(self.precision, self.world.device):

@@ -6,7 +6,8 @@
     │   └── OutOfRange              a sample number that a split does not have; an IndexError too
     ├── BrokenPlugin                a plugin of another package that cannot be imported
     ├── SourceError                 the input corpus cannot be used (no images, unreadable folder)
-    │   └── ImageRejected           one image cannot be used; a build counts it and goes on
+    │   ├── ImageRejected           one image cannot be used; a build counts it and goes on
+    │   └── InputChanged            the corpus is no longer the one that was planned
     ├── TokenizerError              an image size, an id or a device that a tokenizer cannot take
     │   └── WeightsError            a weights file that is missing, damaged or of another model
     ├── BuildError                  a build that cannot start or go on (output exists, other plan)
@@ -85,6 +86,10 @@ class SourceError(TokenstoreError):
 
 class ImageRejected(SourceError):
     """One image cannot be used; its message is the reason listed among the rejects."""
+
+
+class InputChanged(SourceError):
+    """The corpus is no longer the one that a build was planned for."""
 
 
 class TokenizerError(TokenstoreError):

@@ -10,6 +10,7 @@ meets every error again by itself. What is in a window is not decided here.
 """
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -49,6 +50,11 @@ class FetchAhead:
             for shard in part.entry.shards
         ]
         self._order, self._windowed = order, windowed
+        self._begin()
+
+    def _begin(self) -> None:
+        """Stand nowhere, with no threads."""
+        self._process = os.getpid()
         self._epoch, self._window = -1, -1
         self._lock = threading.Lock()
         self._queue: deque[_Wanted] = deque()
@@ -56,6 +62,8 @@ class FetchAhead:
 
     def near(self, epoch: int, position: int) -> None:
         """Fetch what this position of an epoch needs, and the window behind it."""
+        if self._process != os.getpid():  # forked: a lock may be held for ever by a thread not here
+            self._begin()
         epoch, position, _ = _innermost(self._order, epoch, position)
         if epoch != self._epoch:
             self._ends, self._windows = self._windowed.windows(epoch)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.build.decode import IMAGES_A_TASK, DecodingPool, decoded_batches, decoding_by
+from tokenstore.build.decode import IMAGES_A_TASK, decoded_batches, decoding_by
+from tokenstore.build.workers import DecodingPool
 from tokenstore.checks import starts_of
 from tokenstore.errors import ImageRejected, SourceError
 from tokenstore.loader import TokenLoader
@@ -174,7 +175,7 @@ class ImageFiles:
 
         def pictures() -> Iterator[NDArray[np.uint8]]:
             for items, decoded in decoded_batches(self.items, self.batch_size, decode, self.pool):
-                usable = [picture for picture in decoded if not isinstance(picture, ImageRejected)]
+                usable = [one[0].pixels for one in decoded if not isinstance(one, ImageRejected)]
                 if usable:
                     yield np.stack(usable)
                 on_batch(len(items))

@@ -27,14 +27,15 @@ _COMFORT = 0.25  # `auto` takes at most this share of a memory
 _log = logging.getLogger("tokenstore.loader")
 
 
-def choose(split: AnySplit, device: Any) -> Residency:
+def choose(split: AnySplit, device: Any, mask: tuple[int, int] = (0, 0)) -> Residency:
     """The best residency that takes at most a quarter of a memory; says so in the log.
 
     A store on this machine is streamed where no device can hold it: the page cache keeps it in
     memory, shared by all processes, and nothing has to be read before the first batch.
+    `mask` is the shape of the masks that are wanted too, (0, 0) for none.
     """
     if device is not None:
-        needed, free = bytes_resident(split), device_memory(device)
+        needed, free = bytes_resident(split, mask), device_memory(device)
         where = f"{free / 1e9:.1f} GB of memory on device {device}"
         if needed < _COMFORT * free:
             return _said(split, "device", f"{needed / 1e6:.1f} MB of ranks, {where}")
@@ -53,7 +54,7 @@ def feed_of(residency: Residency, split: AnySplit, device: Any, ahead: Ahead) ->
         CorruptStore: something that is read now is missing or damaged.
     """
     if residency == "device":
-        resident = Resident(split, device, skip=ahead.skip)
+        resident = Resident(split, device, skip=ahead.skip, mask=ahead.mask)
         return lambda wanted, on_damage: resident.batches(wanted, ahead.keys, on_damage)
     source = _in_memory(split) if residency == "ram" else split
     place = place_for(device)

@@ -14,7 +14,7 @@ import numpy as np
 from tokenstore.errors import UsageError
 from tokenstore.order import Numbers, Order, described, mixed, permuted
 
-_CLASSES, _MEMBERS = np.array([3]), np.array([4])  # what a derived seed is for
+_CLASSES, _MEMBERS, _VIEWS = np.array([3]), np.array([4]), np.array([10])  # what seeds are for
 _NO_EPOCH = np.array([0])
 
 
@@ -98,6 +98,36 @@ class ClassBalanced:
         return described(
             type(self).__name__, members=self._members, firsts=self._firsts, seed=self.seed
         )
+
+
+@dataclass(frozen=True)
+class OneView:
+    """One view of each image an epoch; over as many epochs as there are views, each view once.
+
+    For splits that keep several views of an image as neighbours; `subset.one_view` makes sure.
+
+    Attributes:
+        order: of the images.
+        views: of each image.
+        seed: with the epoch, decides which view.
+    """
+
+    order: Order
+    views: int
+    seed: int
+
+    def __len__(self) -> int:
+        """See `Order`."""
+        return len(self.order)
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """See `Order`."""
+        images = self.order.at(epoch, positions)
+        passes, turn = divmod(epoch, self.views)
+        turns = np.full(len(images), turn, np.int64)
+        seeds = mixed(self.seed, _VIEWS, images)
+        views = permuted(turns, np.array([self.views]), seeds, np.array([passes]))
+        return self.views * images + views
 
 
 @dataclass(frozen=True)

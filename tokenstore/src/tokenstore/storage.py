@@ -18,8 +18,10 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.disk import flush_folder, mapped, write_through
+from tokenstore.disk import flush_folder, is_writing, mapped, write_through, writer_mark
 from tokenstore.errors import CorruptStore, StoreError
+from tokenstore.retrying import Persistent
+from tokenstore.urls import is_remote
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
@@ -115,18 +117,17 @@ class Storage(ABC):
         other.remove(name)
 
     def sweep(self) -> None:
-        """Delete what interrupted writers left behind; no writer may be at work."""
+        """Delete what interrupted writers left behind, and nothing of one that is at work."""
         for name in self.names():
-            if name.endswith(PARTIAL):
-                self.remove(name)
+            if name.endswith(PARTIAL) and not is_writing(name):
+                with contextlib.suppress(FileNotFoundError):  # somebody else sweeps too
+                    self.remove(name)
 
 
 def open_storage(place: str | Path) -> Storage:
     """The storage at a local folder or an fsspec URL; nothing is touched yet."""
     text = str(place)
-    if "://" in text and not text.startswith("file://"):
-        return RemoteStorage(text)
-    return LocalStorage(text.removeprefix("file://"))
+    return RemoteStorage(text) if is_remote(text) else LocalStorage(text.removeprefix("file://"))
 
 
 class LocalStorage(Storage):
@@ -241,10 +242,10 @@ class LocalStorage(Storage):
         return partial
 
     def _partial(self, name: str) -> Path:
-        """`a/b.tar` -> FOLDER/a/.b.tar.4711.partial, its folder made."""
+        """`a/b.tar` -> FOLDER/a/.b.tar.~node7~4711~0.partial, its folder made."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+        return path.with_name(f".{path.name}.{writer_mark()}{PARTIAL}")
 
 
 class RemoteStorage(Storage):
@@ -256,14 +257,14 @@ class RemoteStorage(Storage):
 
         self.url = url.rstrip("/")
         try:
-            self._fs, self._folder = fsspec.core.url_to_fs(self.url)
+            system, self._folder = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
             raise StoreError(
-                f"cannot open '{url}': {error}. What http and s3 need comes with "
-                '`pip install "tokenstore[remote]"`.'
+                f"cannot open '{url}': {error}. `pip install 'tokenstore[remote]'` brings it."
             ) from error
         except ValueError as error:
             raise StoreError(f"cannot open '{url}': {error}") from error
+        self._fs = Persistent(system, self.url)
 
     def names(self) -> list[str]:
         """See `Storage.names`."""
@@ -272,8 +273,11 @@ class RemoteStorage(Storage):
         return sorted(path[skip:] for path in self._fs.find(self._folder))
 
     def exists(self, name: str) -> bool:
-        """See `Storage.exists`."""
-        return bool(self._fs.isfile(self._path(name)))
+        """See `Storage.exists`; not by `isfile`, to which a network that fails is an absence."""
+        try:
+            return bool(self._fs.info(self._path(name))["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def size(self, name: str) -> int:
         """See `Storage.size`."""

@@ -94,7 +94,8 @@ class Lut(Method):
         if self.guesses:
             return super().judge(model, ranks, index)
         plan, masked = fixed_plan(index, self.positions, self.scene.mask)
-        other = plan_of(_next_order(plan, masked), masked[:, None], self.scene.mask)
+        dropped = self.scene.mask.count_dropped(self.positions)
+        other = plan_of(_next_order(plan, masked), masked[:, None], dropped)
         context: Tensor = model(ranks, plan, Masked(ranks, other)).context
         return context
 

@@ -117,7 +117,8 @@ def _draw_order(
 
 def _plan(order: Tensor, masked: int, config: MaskConfig) -> MaskPlan:
     """The plan that masks as many positions of each image, the first ones of its order."""
-    plan = plan_of(order, torch.full_like(order[:, :1], masked), config)
+    counts = torch.full_like(order[:, :1], masked)
+    plan = plan_of(order, counts, config.count_dropped(order.shape[1]))
     return plan._replace(masked=order[:, :masked])
 
 
@@ -140,18 +141,17 @@ def fixed_plan(index: Tensor, positions: int, config: MaskConfig) -> tuple[MaskP
     counts = (ratio_at(quantile, config) * positions).ceil().long().clamp(max=positions)
     place = torch.arange(positions, device=index.device)
     order = hash32(index[:, None] * positions + place).argsort(dim=1, stable=True)
-    return plan_of(order, counts[:, None], config)._replace(masked=order), counts
+    return plan_of(order, counts[:, None], config.count_dropped(positions)), counts
 
 
-def plan_of(order: Tensor, masked: Tensor, config: MaskConfig) -> MaskPlan:
+def plan_of(order: Tensor, masked: Tensor, dropped: int) -> MaskPlan:
     """The plan that masks the first positions of an order; all of the order is in `masked` yet.
 
     Args:
         order: int64 [B,N], the positions of each image in the order in which they are masked.
         masked: int64 [B,1], how many are.
-        config: which says how many of them are dropped.
+        dropped: how many of these, the same for all images, never enter the encoder.
     """
-    dropped = config.count_dropped(order.shape[1])
     place = torch.arange(dropped, order.shape[1], device=order.device)
     return MaskPlan(order[:, dropped:], place < masked, order)
 

@@ -15,6 +15,7 @@ from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from seit_train.models.dropout import use_device_dropout
 from seit_train.models.masking import MaskPlan
 from seit_train.models.stem import STEMS
 from seit_train.models.vit import (
@@ -202,6 +203,7 @@ class MtmModel(RankPredictor):
         )
         self.decoder_norm = LayerNorm(config.width)
         init_transformer(self)
+        use_device_dropout(self)
 
     def logits(self, encoded: Tensor, plan: MaskPlan) -> Tensor:
         """Float [B,1+V,width] -> logits [B,M,patch*patch,K], through the decoder."""

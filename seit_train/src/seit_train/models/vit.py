@@ -5,6 +5,7 @@ Fed by a stem, with a class token that is kept and a head that reads the mean of
 without a head, so that its weights carry over by name. timm's `Block` does the work.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -14,6 +15,7 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from seit_train.models.dropout import use_device_dropout
 from seit_train.models.stem import StemAdapter, count_positions
 
 _Positive = Annotated[int, Field(gt=0)]
@@ -130,6 +132,7 @@ class TokenViT(nn.Module):
         """
         super().__init__()
         width, depth = config.width, config.depth
+        self.num_features = width
         self.positions = count_positions(stem.stem, grid)
         self.patch_embed = stem
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -155,6 +158,7 @@ class TokenViT(nn.Module):
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, classes) if classes else nn.Identity()
         init_transformer(self)
+        use_device_dropout(self)
 
     def tokenize(self, tokens: Tensor) -> Tensor:
         """A batch as the stem takes it -> float [B,N,width], positions not yet added."""
@@ -171,6 +175,24 @@ class TokenViT(nn.Module):
         for block in self.blocks:
             encoded = block(encoded)
         return encoded
+
+    def maps(self, tokens: Tensor, behind: Sequence[int]) -> list[Tensor]:
+        """What some of the blocks give, as maps: float [B,width,rows,columns] each.
+
+        Args:
+            tokens: a batch as the stem takes it.
+            behind: numbers of those blocks, rising.
+        """
+        patches = self.tokenize(tokens)
+        embedded = patches + self.pos_embed[:, 1:].to(patches.dtype)
+        first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
+        encoded = torch.cat([first.expand(len(patches), -1, -1), embedded], dim=1)
+        found = []
+        for number, block in enumerate(self.blocks):
+            encoded = block(encoded)
+            if number in behind:
+                found.append(encoded[:, 1:].transpose(1, 2).unflatten(2, self.positions))
+        return found
 
     def forward(self, tokens: Tensor) -> Tensor:
         """A batch as the stem takes it -> float [B,classes] (or [B,width] without a head)."""

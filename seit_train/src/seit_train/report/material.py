@@ -152,6 +152,8 @@ def gather(
     Raises:
         TokenizerError: the weights that were given are not those of the store.
     """
+    if not record.run.task.reads_ranks:
+        return None, ["It reads pictures and not a store, so only its curves are here."], []
     if not (has_checkpoint(record.run.best) or has_checkpoint(record.run.last)):
         return None, ["It has no checkpoint yet, so only its curves are here."], []
     try:

@@ -25,10 +25,9 @@ from seit_train.methods.mtm import Mtm
 from seit_train.methods.simmim import Simmim
 from seit_train.models.masking import MaskConfig
 from seit_train.models.mtm import MaskedModel
-from seit_train.models.transfer import transfer
+from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
-from tokenstore.errors import TrainingError
 
 METHODS: dict[str, type[Method]] = {"mtm": Mtm, "lut": Lut, "simmim": Simmim, "mage": Mage}
 _WITH_OPTIONS = ("lut", "mage")
@@ -158,16 +157,15 @@ class MaskedTokenModelling(Task):
         return self.method.complete(model, ranks, batch.index)
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
-        """Go on from another masked run, or start the encoder from a classifier with id stem."""
+        """Go on from another masked run, or start the encoder from a classifier or a published ViT.
+
+        The stem stays fresh where it was fed something else than ids.
+        """
         masked = _masked(model)
         if not any(name.startswith("encoder.") for name in weights):
             weights = {f"encoder.{name}": weight for name, weight in weights.items()}
-        if "encoder.patch_embed.ids.table.weight" not in weights:
-            raise TrainingError(
-                "masked token modelling can only start from weights with an id embedding "
-                "(patch_embed.ids): those of an mtm run, or of a classifier with embedding: ids"
-            )
-        fresh = ("encoder.pos_embed", "encoder.head")
+        stem = exchanged_stem(masked.state_dict(), weights, "encoder.patch_embed.")
+        fresh = ("encoder.pos_embed", "encoder.head", *stem)
         report = InitReport(*transfer(masked, weights, masked.encoder.positions, fresh=fresh))
         if not any(name.startswith("context.") for name in weights):
             self.method.after_init(masked)

@@ -1,138 +1,101 @@
-"""Pictures for the encoder: read, decoded and resized ahead of it, by threads or by processes.
+"""Pictures for the encoder: read, decoded and resized ahead of it, by a pool of workers.
 
 Work is handed out a few images at a time and comes back in the order of the list, so nothing of a
-store depends on the kind of the pool, its size or its speed. Threads serve an encoder on the CPU,
-which is slower than they are; beside a GPU, where the interpreter is busy feeding it, processes
-decode. They start fresh (a copy of a process that uses CUDA cannot work), load no torch, and end
-with the build however it ends.
+store depends on the kind of the pool, its size or its speed. Parts follow each other without a
+pause: while the last pictures of one are taken, the first of the next are decoded already.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import (
-    BrokenExecutor,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-)
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
+from itertools import chain, islice, tee
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tokenstore.errors import BuildError, ImageRejected
+from tokenstore.build.pictures import Picture, pictures_of
+from tokenstore.build.plan import Part
+from tokenstore.build.views import ONE_VIEW, Views
+from tokenstore.build.workers import DecodingPool
+from tokenstore.errors import ImageRejected
 from tokenstore.preprocess import Preprocess
 from tokenstore.sources.base import Item, Source
 
-Decoded = NDArray[np.uint8] | ImageRejected  # [H, W, 3], or why there is none
+Decoded = tuple[Picture, ...] | ImageRejected  # the views of an image, or why there is none
 Decode = Callable[[Sequence[Item]], list[Decoded]]
+Batch = tuple[Sequence[Item], list[Decoded]]
 
 IMAGES_A_TASK = 8  # what handing a task to another process costs is small beside decoding these
 BATCHES_AHEAD = 2
 TASKS_AHEAD = 2  # a worker: one in its hands, one waiting for it
 
 
-@dataclass(frozen=True)
-class DecodingPool:
-    """Threads or processes, and how many."""
-
-    executor: Executor
-    workers: int
+def decoding_by(source: Source, rule: Preprocess, views: Views = ONE_VIEW) -> Decode:
+    """What the workers do: images of this source, resized by this rule, each in these views."""
+    return partial(_decode, source, (rule, views))
 
 
-@contextmanager
-def decoding_pool(workers: int, device: str) -> Iterator[DecodingPool]:
-    """The pool that suits an encoder on this torch device."""
-    if device.startswith("cuda"):
-        executor: Executor = worker_processes(workers)
-    else:
-        executor = ThreadPoolExecutor(workers)
-    try:
-        yield DecodingPool(executor, workers)
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def worker_processes(workers: int) -> ProcessPoolExecutor:
-    """Processes that share nothing with this one."""
-    methods = multiprocessing.get_all_start_methods()
-    method = "forkserver" if "forkserver" in methods else "spawn"
-    context = multiprocessing.get_context(method)
-    return ProcessPoolExecutor(workers, context, initializer=_begin_worker)
-
-
-def decoding_by(source: Source, rule: Preprocess) -> Decode:
-    """What the workers do: images of this source, resized by this rule."""
-    return partial(_decode, source, rule)
+def decoded_parts(
+    parts: Iterable[Part], size: int, decode: Decode, pool: DecodingPool
+) -> Iterator[tuple[Part, Iterator[Batch]]]:
+    """Each part with its batches, to be taken before the next part; see `decoded_batches`."""
+    mine, ahead = tee(parts)
+    pictures = _pictures((part.items for part in ahead), size, decode, pool)
+    for part in mine:
+        yield part, _batches(part.items, size, pictures)
 
 
 def decoded_batches(
     items: Sequence[Item], size: int, decode: Decode, pool: DecodingPool
-) -> Iterator[tuple[Sequence[Item], list[Decoded]]]:
+) -> Iterator[Batch]:
     """Runs of `size` items with their pictures, decoded ahead of the run that is asked for.
 
     Raises:
-        BuildError: a worker process died.
+        BuildError: worker processes cannot be kept alive.
+        InputChanged: an image is not the one that was listed.
     """
-    tasks = [items[i : i + IMAGES_A_TASK] for i in range(0, len(items), IMAGES_A_TASK)]
+    return _batches(items, size, _pictures([items], size, decode, pool))
+
+
+def _batches(items: Sequence[Item], size: int, pictures: Iterator[Decoded]) -> Iterator[Batch]:
+    for batch in _runs(items, size):
+        yield batch, list(islice(pictures, len(batch)))
+
+
+def _pictures(
+    lists: Iterable[Sequence[Item]], size: int, decode: Decode, pool: DecodingPool
+) -> Iterator[Decoded]:
+    """The pictures of all lists in order; no task has images of two of them."""
     ahead = max(TASKS_AHEAD * pool.workers, -(-BATCHES_AHEAD * size // IMAGES_A_TASK))
-    done = _in_order(tasks, decode, pool.executor, ahead)
-    pictures = (picture for task in done for picture in task)
-    for start in range(0, len(items), size):
-        batch = items[start : start + size]
-        yield batch, [next(pictures) for _ in batch]
+    tasks = chain.from_iterable(_runs(items, IMAGES_A_TASK) for items in lists)
+    return chain.from_iterable(_in_order(tasks, decode, pool, ahead))
+
+
+def _runs(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _in_order(
-    tasks: Sequence[Sequence[Item]], decode: Decode, executor: Executor, ahead: int
+    tasks: Iterable[Sequence[Item]], decode: Decode, pool: DecodingPool, ahead: int
 ) -> Iterator[list[Decoded]]:
     """Results in the order of the tasks, with up to `ahead` more of them in work."""
-    waiting: deque[Future[list[Decoded]]] = deque()
+    waiting: deque[tuple[Sequence[Item], Future[list[Decoded]]]] = deque()
     try:
         for task in tasks:
-            waiting.append(executor.submit(decode, task))
+            waiting.append((task, pool.submit(decode, task)))
             if len(waiting) > ahead:
-                yield waiting.popleft().result()
+                yield pool.result(decode, *waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
-    except BrokenExecutor as error:
-        raise BuildError(
-            "a process that decodes images was killed, perhaps because memory ran out. What is "
-            "finished is kept: run the same line again, with fewer --workers."
-        ) from error
+            yield pool.result(decode, *waiting.popleft())
     finally:
-        for future in waiting:
+        for _, future in waiting:
             future.cancel()
 
 
-def _decode(source: Source, rule: Preprocess, items: Sequence[Item]) -> list[Decoded]:
-    return [_decode_one(source, rule, item) for item in items]
+def _decode(source: Source, how: tuple[Preprocess, Views], items: Sequence[Item]) -> list[Decoded]:
+    return [_decode_one(source, how, item) for item in items]
 
 
-def _decode_one(source: Source, rule: Preprocess, item: Item) -> Decoded:
+def _decode_one(source: Source, how: tuple[Preprocess, Views], item: Item) -> Decoded:
     try:
-        return rule.apply(source.load(item))
+        return pictures_of(source, item, *how)
     except ImageRejected as reason:
         return reason
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the build, end when it is killed, and stay silent about odd pictures."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.filterwarnings("ignore", module="PIL")
-    threading.Thread(target=_end_with_build, daemon=True).start()
-
-
-def _end_with_build() -> None:
-    build = multiprocessing.parent_process()
-    if build is not None:
-        build.join()
-        os._exit(1)

@@ -1,70 +1,91 @@
-"""The engine of one machine: parts one after the other.
+"""The engine of one machine: worker processes decode, and every visible GPU encodes.
 
-An engine only decides who calls `tokenize_part`; what comes out is the same from any of them.
+With several GPUs each has a thread and a tokenizer of its own, and takes the next part when it is
+done with one; all share the workers.
 """
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
-from tokenstore.build.plan import Part
-from tokenstore.build.tokenize import PartReport, Workbench, finished_part, tokenize_part
+from tokenstore.build.engine import Job, RejectWatch, Running
+from tokenstore.build.plan import Part, Slot
+from tokenstore.build.tokenize import OnBatch, PartReport, Workbench, tokenize_parts
+from tokenstore.build.workers import decoding_pool
 from tokenstore.errors import BuildError
-from tokenstore.progress import WorkProgress
 from tokenstore.sources.base import Rejected
+from tokenstore.storage import Storage
+
+if TYPE_CHECKING:
+    from tokenstore.tokenizers.base import Tokenizer
+
+T = TypeVar("T")
 
 
-@dataclass
-class RejectWatch:
-    """Tells of each reject as it comes, and ends a build that meets too many."""
+def tokenize_here(
+    job: Job, slots: Sequence[Slot], staging: Storage, running: Running, watch: RejectWatch
+) -> list[PartReport]:
+    """Finish these parts on this machine.
 
-    progress: WorkProgress
-    strict: bool
-    most: int | None
-    seen: int = 0
-
-    def see(self, rejects: Sequence[Rejected]) -> None:
-        """Take note of rejects.
-
-        Raises:
-            BuildError: any reject in a strict build, or more than the build allows.
-        """
-        for reject in rejects:
-            self.seen += 1
-            sentence = f"{reject.path}: {reject.reason}"
-            if self.strict:
-                raise BuildError(
-                    f"{sentence}. Repair or remove it, or build without --strict to leave it out."
-                )
-            self.progress.say(f"rejected {sentence}")
-            if self.most is not None and self.seen > self.most:
-                raise BuildError(
-                    f"{self.seen} images rejected, more than --max-rejects {self.most} allows. "
-                    "Look at the reasons above; what is finished is kept."
-                )
+    Raises:
+        BuildError: images were rejected that must not be.
+        InputChanged: an image is not the one that was planned.
+    """
+    with decoding_pool(running.workers) as pool:
+        first = Workbench(job.plan, job.source, job.tokenizer, staging, pool)
+        benches = [first, *(replace(first, tokenizer=other) for other in _other_tokenizers(job))]
+        parts = map(job.plan.part, slots)
+        if len(benches) == 1:
+            return list(tokenize_parts(parts, first, watch.see_batch))
+        return tokenize_side_by_side(parts, benches, watch.see_batch)
 
 
-def tokenize_parts(
-    bench: Workbench, watch: RejectWatch, progress: WorkProgress
-) -> list[tuple[Part, PartReport]]:
-    """Finish every part of the plan, in order, leaving alone what is finished already."""
+def tokenize_side_by_side(
+    parts: Iterator[Part], benches: Sequence[Workbench], on_batch: OnBatch
+) -> list[PartReport]:
+    """Each bench takes the next part when it has none; the first error ends all of them."""
+    shared, stopped, lock = _Shared(parts), threading.Event(), threading.Lock()
 
-    def on_batch(images: int, rejects: Sequence[Rejected]) -> None:
-        progress.advance(images)
-        watch.see(rejects)
+    def heard(images: int, rejects: Sequence[Rejected]) -> None:
+        if stopped.is_set():
+            raise BuildError("another device of this build has failed")
+        with lock:
+            on_batch(images, rejects)
 
-    finished = []
-    for part in bench.plan.parts():
-        report = finished_part(part, bench.plan.hash, bench.staging)
-        if report is None:
-            report = tokenize_part(part, bench, on_batch)
-        else:
-            progress.skip(len(part.items))
-            watch.see(report.rejects)
-        finished.append((part, report))
-    return finished
+    def work(bench: Workbench) -> list[PartReport]:
+        try:
+            return list(tokenize_parts(shared, bench, heard))
+        except BaseException:
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(len(benches)) as threads:
+        futures = [threads.submit(work, bench) for bench in benches]
+        try:
+            return [report for future in as_completed(futures) for report in future.result()]
+        finally:
+            stopped.set()
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class _Shared(Iterator[T]):
+    """One iterator for several threads."""
+
+    def __init__(self, source: Iterator[T]) -> None:
+        self._source, self._lock = source, threading.Lock()
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._source)
+
+
+def _other_tokenizers(job: Job) -> "Iterator[Tokenizer]":
+    """One for each further GPU, where a build on `cuda` may use them all."""
+    device = str(getattr(job.tokenizer, "device", "cpu"))
+    if device != "cuda":
+        return
+    import torch
+
+    for number in range(1, torch.cuda.device_count()):
+        yield job.load_on(f"cuda:{number}")

@@ -8,16 +8,20 @@ that work of another plan is never mixed in. Nothing of the machine (workers, pa
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
+from tokenstore.build.views import Views
 from tokenstore.choice import TokenizerChoice
 from tokenstore.errors import UsageError
-from tokenstore.sources.base import Item, Listing
+from tokenstore.sources.base import Item, Listing, Rejected, SourceOptions
 
 if TYPE_CHECKING:
     from tokenstore.manifest import Manifest
@@ -41,6 +45,11 @@ class BuildOptions(TokenizerChoice):
     vocabulary: str | None = None
     source: str | None = None
     classes: Path | None = None
+    masks: str | None = None
+    ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    views: int = 1
     codec: str = "zstd"
     batch_size: int = 32
     part_size: int = 16_384
@@ -49,19 +58,68 @@ class BuildOptions(TokenizerChoice):
     order: Order = "shuffled"
     keys: bool = True
 
+    @property
+    def of_source(self) -> SourceOptions:
+        """What of it says something of the corpus."""
+        return SourceOptions(**{f.name: getattr(self, f.name) for f in fields(SourceOptions)})
+
 
 @dataclass(frozen=True)
-class Part:
-    """A run of neighbours of the final order: the unit of work, and one shard of the store."""
+class Slot:
+    """The place of a part: images `start` to `start + count` of its split's final order."""
 
     split: str
     number: int
-    items: tuple[Item, ...]
+    start: int
+    count: int
 
     @property
     def name(self) -> str:
         """`train-000000`."""
         return f"{self.split}-{self.number:06d}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of neighbours of the final order: the unit of work, and one shard of the store."""
+
+    slot: Slot
+    items: tuple[Item, ...]
+
+    @property
+    def split(self) -> str:
+        """The split that it belongs to."""
+        return self.slot.split
+
+    @property
+    def name(self) -> str:
+        """`train-000000`."""
+        return self.slot.name
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A listing without its images: what packing needs, however many images there are.
+
+    Attributes:
+        splits: images of each split.
+        labelled: the splits whose images have labels.
+        classes: their names, in label order.
+        rejects: what was refused while listing.
+        notes: what a user should know of the listing.
+        ignore_index: mask value of no class.
+        has_masks: whether images have masks.
+        has_meta: whether they have metadata.
+    """
+
+    splits: Mapping[str, int]
+    labelled: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    rejects: tuple[Rejected, ...] = ()
+    notes: tuple[str, ...] = ()
+    ignore_index: int | None = None
+    has_masks: bool = False
+    has_meta: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,38 +154,87 @@ class WorkPlan:
 
 
 @dataclass(frozen=True)
-class Plan(WorkPlan):
-    """A build, decided: `listing` is in its final order, cut into parts of `part_size` images.
+class BuildPlan(WorkPlan):
+    """A build, decided, wherever the list of its images lies.
 
     `vocabulary` is that of another store, to be taken over; None makes one of what occurs.
     """
 
-    listing: Listing
     part_size: int
-    vocabulary: "Vocabulary | None" = None
+    vocabulary: "Vocabulary | None"
+
+    @property
+    @abstractmethod
+    def outline(self) -> Outline:
+        """What there is beside the images."""
+
+    @abstractmethod
+    def part(self, slot: Slot) -> Part:
+        """One part with its images."""
+
+    def slots(self) -> list[Slot]:
+        """The places of all parts, split by split, in order."""
+        return [
+            Slot(split, number, start, min(self.part_size, count - start))
+            for split, count in self.outline.splits.items()
+            for number, start in enumerate(range(0, count, self.part_size))
+        ]
 
     def parts(self) -> Iterator[Part]:
-        """All parts, split by split, in order."""
-        for split, items in self.listing.splits.items():
-            for number, start in enumerate(range(0, len(items), self.part_size)):
-                yield Part(split, number, items[start : start + self.part_size])
+        """All parts, in order."""
+        return map(self.part, self.slots())
 
     def images(self) -> int:
         """Images to tokenize."""
-        return sum(map(len, self.listing.splits.values()))
+        return sum(self.outline.splits.values())
+
+    @property
+    def order_rule(self) -> str:
+        """How the samples are ordered, as a manifest says it: "archives-16384" for example."""
+        window, order = self.facts.get("window"), str(self.facts["order"])
+        return f"archives-{window}" if window and order == "shuffled" else order
 
     def is_labelled(self, split: str) -> bool:
         """Whether the images of a split have labels; an empty split has them if the corpus has."""
-        items = self.listing.splits[split]
-        return items[0].label is not None if items else self.listing.classes is not None
+        return split in self.outline.labelled
 
     def _pairs(self, manifest: "Manifest") -> dict[str, tuple[Any, Any]]:
         return {
             **super()._pairs(manifest),
             "tokenizer": (manifest.tokenizer.model_dump(), self.facts["tokenizer"]),
             "preprocess": (manifest.preprocess, self.facts["preprocess"]),
-            "order": (manifest.order.rule, self.facts["order"]),
+            "order": (manifest.order.rule, self.order_rule),
         }
+
+
+@dataclass(frozen=True)
+class Plan(BuildPlan):
+    """A plan with the list of its images in memory, in the final order."""
+
+    listing: Listing
+
+    @cached_property
+    def outline(self) -> Outline:
+        """See `BuildPlan.outline`."""
+        listing = self.listing
+        labelled = [
+            split for split, items in listing.splits.items() if _is_labelled(listing, items)
+        ]
+        counts = {split: len(items) for split, items in listing.splits.items()}
+        facts = (listing.classes, listing.rejects, listing.notes, listing.ignore_index)
+        has_meta = listing.has_meta or "views" in self.facts["preprocess"]
+        return Outline(counts, tuple(labelled), *facts, listing.has_masks, has_meta)
+
+    def part(self, slot: Slot) -> Part:
+        """See `BuildPlan.part`."""
+        items = self.listing.splits[slot.split]
+        return Part(slot, items[slot.start : slot.start + slot.count])
+
+
+def _is_labelled(listing: Listing, items: Sequence[Item]) -> bool:
+    if items:
+        return items[0].label is not None
+    return listing.classes is not None and not listing.has_masks
 
 
 def make_plan(
@@ -149,32 +256,50 @@ def make_plan(
     Raises:
         UsageError: a number that makes no sense.
     """
-    for name in ("batch_size", "part_size", "limit"):
+    for name in ("batch_size", "part_size", "limit", "views"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; it must be at least 1")
+    if options.views > 1 and listing.has_masks:
+        raise UsageError(
+            f"--views {options.views} does not go with masks: a mask is kept once an image, and "
+            "fits only the plain one. Leave out --views."
+        )
     splits = {
-        split: tuple(_in_order(split, items, options)[: options.limit])
-        for split, items in listing.splits.items()
+        split: tuple(_in_order(split, listing, options)[: options.limit])
+        for split in listing.splits
     }
-    identity = (tokenizer.name, tokenizer.weights_sha256)
     facts = {
-        "plan": PLAN_FORMAT,
         "source": {"kind": kind, "listing": listing.sha256()},
         "splits": {split: len(items) for split, items in splits.items()},
+        **option_facts(tokenizer, options, vocabulary),
+    }
+    if listing.runs:
+        facts["window"] = listing.window
+    return Plan(facts, options.part_size, vocabulary, replace(listing, splits=splits))
+
+
+def option_facts(
+    tokenizer: "Tokenizer", options: BuildOptions, vocabulary: "Vocabulary | None"
+) -> dict[str, Any]:
+    """The facts of a plan that do not depend on its images."""
+    identity = (tokenizer.name, tokenizer.weights_sha256)
+    return {
+        "plan": PLAN_FORMAT,
         "tokenizer": {
             "name": options.tokenizer,
             "config": tokenizer.describe(),
             "weights": tokenizer.weights_sha256,
         },
-        "preprocess": tokenizer.preprocessing.as_json(),
+        "preprocess": {
+            **tokenizer.preprocessing.as_json(),
+            **Views(options.views, options.seed).as_json(),
+        },
         "vocabulary": None if vocabulary is None else vocabulary.fingerprint(*identity),
         "device": options.device.partition(":")[0],
         **{name: getattr(options, name) for name in COPIED},
         "versions": locked_versions(),
     }
-    ordered = Listing(splits, listing.classes, listing.rejects, listing.notes)
-    return Plan(facts, ordered, options.part_size, vocabulary)
 
 
 def locked_versions() -> dict[str, str]:
@@ -182,7 +307,7 @@ def locked_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LOCKED}
 
 
-def differences(facts: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def differences(facts: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What two plans disagree about: `["seed: 0, was 1"]`."""
     names = sorted((facts.keys() | other.keys()) - {"hash"})
     return [
@@ -197,12 +322,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _in_order(split: str, items: Sequence[Item], options: BuildOptions) -> Sequence[Item]:
-    """Items in the order of the store.
+def _in_order(split: str, listing: Listing, options: BuildOptions) -> Sequence[Item]:
+    """The items of a split in the order of the store.
 
     The shuffled order sorts by a hash of seed, split and key. It needs no generator whose stream
-    could change with a library's version, and an image's place depends on no other image.
+    could change with a library's version, and an image's place depends on no other image. Archives
+    are sorted so by their first keys, and then windows of neighbours by theirs.
     """
+    items = listing.splits[split]
     if options.order == "input":
         return items
 
@@ -210,4 +337,13 @@ def _in_order(split: str, items: Sequence[Item], options: BuildOptions) -> Seque
         name = f"{split}/{item.key}".encode()
         return xxhash.xxh3_64_intdigest(name, seed=options.seed), item.key
 
-    return sorted(items, key=place)
+    if split not in listing.runs:
+        return sorted(items, key=place)
+    ends = list(accumulate(listing.runs[split]))
+    archives = [tuple(items[start:end]) for start, end in pairwise([0, *ends])]
+    archives.sort(key=lambda some: place(some[0]))
+    sequence = [item for archive in archives for item in archive]
+    for start in range(0, len(sequence), listing.window):
+        window = slice(start, start + listing.window)
+        sequence[window] = sorted(sequence[window], key=place)
+    return sequence

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import tokenstore
-from tokenstore.build.decode import decoding_pool
-from tokenstore.build.local import available_cores
+from tokenstore.build.engine import available_cores
 from tokenstore.build.plan import BuildOptions
+from tokenstore.build.workers import decoding_pool
 from tokenstore.choice import best_device, weights_options
 from tokenstore.progress import WorkProgress
 from tokenstore.rates import (
@@ -89,12 +89,12 @@ def command(
 def _tokenized(store: "Store", images: str, how: dict[str, Any]) -> list[PrecisionRate]:
     """The images at `images` in each precision; `how` holds the options of the command."""
     device, weights, config = how["device"] or best_device(), how["weights"], how["config"]
-    source = open_source(images, None, None)
+    source = open_source(images)
     items = [item for some in source.listing().splits.values() for item in some][: how["limit"]]
     asked = how["precisions"] or precisions_on(device)
     count = len(items) * len({"fp32", *asked})
     with (
-        decoding_pool(available_cores(), device) as pool,
+        decoding_pool(available_cores()) as pool,
         WorkProgress("tokenizing", count) as progress,
     ):
         if not how["precisions"] and "tf32" not in asked:

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from tokenstore.build.local import available_cores
+from tokenstore.build.engine import Running, Stripe, available_cores
 from tokenstore.build.plan import BuildOptions
-from tokenstore.build.run import BuildReport, Running, build_store
+from tokenstore.build.run import BuildReport, StripeReport, build_store, build_stripe
 from tokenstore.build.saving import Saving, context_saving
 from tokenstore.choice import tokenizer_options
 from tokenstore.progress import WorkProgress
@@ -19,8 +19,9 @@ from tokenstore.sizes import StoreSizes, measure
 from tokenstore.storage import open_storage
 
 COPIED = (
-    "tokenizer weights config preprocess image_size device vocabulary source classes codec "
-    "batch_size precision part_size limit seed order"
+    "tokenizer weights config preprocess image_size device vocabulary source classes masks "
+    "ignore_index image_column label_column views codec batch_size precision part_size limit "
+    "seed order"
 )
 INTEGER = click.IntRange(min=1)
 
@@ -47,6 +48,29 @@ INTEGER = click.IntRange(min=1)
     help="Class names in label order (JSON); else classes.json of the input.",
 )
 @click.option(
+    "--masks",
+    metavar="DIR",
+    help="Folder of the masks, under the names of their images; else found beside them.",
+)
+@click.option(
+    "--ignore-index",
+    metavar="N",
+    type=click.IntRange(0, 255),
+    help="Value of the mask pixels of no class; else that of the class file.",
+)
+@click.option(
+    "--image-column", metavar="NAME", help="Column of a table with the images or their paths."
+)
+@click.option("--label-column", metavar="NAME", help="Column of a table with the labels.")
+@click.option(
+    "--views",
+    metavar="K",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 65_536),
+    help="Views of each image: the plain one and K - 1 random resized crops, some of them flipped.",
+)
+@click.option(
     "--codec",
     metavar="NAME",
     default="zstd",
@@ -68,7 +92,23 @@ INTEGER = click.IntRange(min=1)
     type=click.Choice(["fp32", "tf32", "bf16"]),
     help="Arithmetic of the tokenizer's networks.",
 )
-@click.option("--workers", type=INTEGER, help="Decoding threads; one a core if absent.")
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="Who does the work: this machine with all its GPUs, or the Ray cluster of RAY_ADDRESS.",
+)
+@click.option(
+    "--part",
+    "stripe",
+    metavar="I/N",
+    help="Tokenize only every N-th part, from I on (0/N to N-1/N, or 1/N to N/N), as a task of an "
+    "array does; then `tokenstore finish STORE`.",
+)
+@click.option(
+    "--workers", type=INTEGER, help="Decoding processes of the local engine; one a core if absent."
+)
 @click.option(
     "--part-size",
     default=16_384,
@@ -103,12 +143,19 @@ INTEGER = click.IntRange(min=1)
 def command(images: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Tokenize the images of INPUT into a store.
 
-    INPUT is a folder of class folders, a folder with train/, val/ or test/ in it, or a plain
-    folder of images. Interrupted builds continue when the same line is run again.
+    INPUT is a folder of images, with class folders or train/, val/ and test/ in it or without;
+    images/ with masks/ beside them; tars or WebDataset shards; parquet; or a list (.csv, .jsonl);
+    here or behind a URL. docs/sources.md shows each layout. Interrupted builds continue when the
+    same line is run again.
     """
     started = time.monotonic()
-    place = output or f"{Path(images).resolve().name}.tokenstore"
-    report = build_store(images, place, _options(options), _running(options))
+    place = output or default_place(images)
+    if options["stripe"]:
+        _tell_stripe(
+            build_stripe(images, place, build_options(options), _running(options)), as_json
+        )
+        return
+    report = build_store(images, place, build_options(options), _running(options))
     seconds = time.monotonic() - started
     sizes = measure(open_storage(place), report.manifest)
     saving = None
@@ -121,7 +168,13 @@ def command(images: str, output: str | None, as_json: bool, **options: Any) -> N
         _tell(report, sizes, seconds, saving)
 
 
-def _options(given: dict[str, Any]) -> BuildOptions:
+def default_place(images: str) -> str:
+    """`photos/` -> `photos.tokenstore`, in the folder where one is."""
+    return f"{Path(images).resolve().name}.tokenstore"
+
+
+def build_options(given: dict[str, Any]) -> BuildOptions:
+    """What the options of the command say of the store."""
     return BuildOptions(
         **{name: given[name] for name in COPIED.split()},
         keys=not given["no_keys"],
@@ -129,8 +182,24 @@ def _options(given: dict[str, Any]) -> BuildOptions:
 
 
 def _running(given: dict[str, Any]) -> Running:
-    workers = given["workers"] or available_cores()
-    return Running(workers, given["strict"], given["max_rejects"])
+    return Running(
+        workers=given["workers"] or available_cores(),
+        strict=given["strict"],
+        max_rejects=given["max_rejects"],
+        engine=given["engine"],
+        stripe=Stripe.parse(given["stripe"]) if given["stripe"] else None,
+    )
+
+
+def _tell_stripe(report: StripeReport, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(report)))
+        return
+    click.echo(
+        f"{report.parts:,} parts are done: {report.images:,} images, {report.rejects:,} rejects "
+        f"({report.tokenized:,} images in this run)"
+    )
+    click.echo(f"next:  tokenstore status {report.place}   tokenstore finish {report.place}")
 
 
 def _facts(

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from tokenstore.build.local import available_cores
-from tokenstore.build.run import Running
+from tokenstore.build.engine import Running, available_cores
 from tokenstore.operations.convert import ConvertOptions, convert_store
 from tokenstore.operations.outcome import Outcome
 from tokenstore.operations.selection import Selection

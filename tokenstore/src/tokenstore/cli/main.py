@@ -2,15 +2,19 @@
 
 Each command's file defines `command`. None of them imports torch before it runs, so that
 `tokenstore --help` is quick. Exit codes: 0 done, 1 findings, 2 wrong usage or any other error,
-130 interrupted, 141 the reader of our output went away.
+130 interrupted, 141 the reader of our output went away, 143 ended by SIGTERM.
 """
 
+import contextlib
 import importlib
 import os
 import pkgutil
+import signal
 import sys
+import threading
 import warnings
-from types import ModuleType
+from collections.abc import Iterator
+from types import FrameType, ModuleType
 from typing import Any, ClassVar
 
 import click
@@ -18,7 +22,11 @@ import click
 from tokenstore import cli
 from tokenstore.errors import Interrupted, TokenstoreError, UnknownName
 
-ERROR, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
+ERROR, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """A scheduler asked the command to end; it ends as by Ctrl-C, with another exit code."""
 
 
 class Refused(click.ClickException):
@@ -60,12 +68,18 @@ class Commands(click.Group):
         # ever, two of them on shared cores crawl; never, they cost a third (docs/log.md).
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
+            with _sigterm_as_exception():
+                result = super().invoke(ctx)
+                sys.stdout.flush()
         except BrokenPipeError:
             # Else the interpreter would complain of the pipe once more while it shuts down.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(PIPE_CLOSED)
+        except Terminated:
+            click.echo(
+                "ended by SIGTERM; the same command continues what can be continued", err=True
+            )
+            ctx.exit(TERMINATED)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command continues what can be continued", err=True)
             ctx.exit(INTERRUPTED)
@@ -77,6 +91,24 @@ class Commands(click.Group):
         except (TokenstoreError, OSError) as error:
             raise Refused(str(error)) from error
         return result
+
+
+@contextlib.contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    """Let SIGTERM unwind the command, so that what it holds is put away."""
+    if threading.current_thread() is not threading.main_thread():  # there Python forbids it
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise Terminated
 
 
 @click.group(

@@ -5,8 +5,7 @@ import time
 
 import click
 
-from tokenstore.build.local import available_cores
-from tokenstore.build.run import Running
+from tokenstore.build.engine import Running, available_cores
 from tokenstore.operations.merge import MergeOptions, merge_stores
 from tokenstore.operations.outcome import Outcome
 

@@ -9,17 +9,19 @@ goes on reading the version that it opened.
     STORE.building/   plan.json, parts/ as in a build, new/ the files that will move in
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenstore.build.engine import Job, Running
 from tokenstore.build.output import Output, claim_staging, clear_leftovers
 from tokenstore.build.pack import (
-    Finished,
+    Packer,
     Packing,
     all_rejects,
     check_any,
@@ -29,8 +31,9 @@ from tokenstore.build.pack import (
     pack_split,
 )
 from tokenstore.build.plan import BuildOptions, Order, Plan, WorkPlan, make_plan
-from tokenstore.build.run import BuildReport, Job, Running, tokenize_plan
-from tokenstore.build.tokenize import BYTES_AN_ID
+from tokenstore.build.run import BuildReport, tokenize_plan
+from tokenstore.build.tokenize import BYTES_AN_ID, PartReport
+from tokenstore.build.views import Views
 from tokenstore.errors import BuildError, PublishRace
 from tokenstore.listed import load_rejects
 from tokenstore.manifest import Manifest, SourceEntry, load_manifest, load_versions, publish
@@ -39,10 +42,14 @@ from tokenstore.preprocess import Preprocess
 from tokenstore.progress import WorkProgress
 from tokenstore.reader import Store, open_store
 from tokenstore.sources import open_source
+from tokenstore.sources.base import SourceOptions
 from tokenstore.space import least_store, room_for
 from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
 from tokenstore.writer import Reject, write_rejects, write_tables, write_vocabulary
+
+if TYPE_CHECKING:
+    from tokenstore.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,10 @@ class AppendOptions:
     device: str = "cpu"
     source: str | None = None
     classes: Path | None = None
+    masks: str | None = None
+    ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     batch_size: int = 32
     part_size: int = 16_384
     limit: int | None = None
@@ -78,10 +89,11 @@ def append_images(
     """
     place = str(place).rstrip("/")
     store = open_store(place)
-    source = open_source(images, options.source, options.classes)
+    said = SourceOptions(**{f.name: getattr(options, f.name) for f in fields(SourceOptions)})
+    source = open_source(images, options.source, said)
     listing = source.listing()
-    precision = str(store.manifest.tokenizer.config.get("precision", "fp32"))
-    tokenizer = store.tokenizer(options.device, options.weights, options.config, precision)
+    load_on = partial(_tokenizer_on, store, options)
+    tokenizer = load_on(options.device)
     plan = make_plan(source.kind, listing, tokenizer, _build_options(store, options))
     done = _done(store, plan, options)
     if done is not None:
@@ -97,16 +109,24 @@ def append_images(
     )
     output = claim_staging(place, plan, needed)
     with room_for(place, needed):
-        job = Job(plan, source, tokenizer)
+        job = Job(plan, source, tokenizer, load_on)
         manifest, tokenized = _append(store, job, output, running)
     output.clear_staging()
     return BuildReport(place, manifest, is_new=True, tokenized=tokenized)
+
+
+def _tokenizer_on(store: Store, options: AppendOptions, device: str) -> "Tokenizer":
+    """The store's own tokenizer, on a device."""
+    precision = str(store.manifest.tokenizer.config.get("precision", "fp32"))
+    tokenizer: Tokenizer = store.tokenizer(device, options.weights, options.config, precision)
+    return tokenizer
 
 
 def _build_options(store: Store, options: AppendOptions) -> BuildOptions:
     """The options of a build that makes tokens as this store has them."""
     manifest = store.manifest
     resized = Preprocess.from_json(manifest.preprocess)
+    views = Views.of(manifest.preprocess)
     rule: Order = "input" if manifest.order.rule == "input" else "shuffled"
     return BuildOptions(
         tokenizer=manifest.tokenizer.name,
@@ -117,7 +137,8 @@ def _build_options(store: Store, options: AppendOptions) -> BuildOptions:
         batch_size=options.batch_size,
         part_size=options.part_size,
         limit=options.limit,
-        seed=manifest.order.seed or 0,
+        views=views.count,
+        seed=views.seed if manifest.order.seed is None else manifest.order.seed,
         order=rule,
         keys=any("key" in split.columns for split in store.values()),
     )
@@ -165,9 +186,10 @@ def _arriving(plan: Plan, store: Store, options: AppendOptions, progress: WorkPr
 def _append(store: Store, job: Job, output: Output, running: Running) -> tuple[Manifest, int]:
     finished, tokenized = tokenize_plan(job, output.staging, running)
     fresh = open_storage(f"{output.staging.url}/new")
-    images = sum(report.count for _, report in finished)
+    images = sum(report.count for report in finished)
     with WorkProgress("packing", images, stream=running.stream) as bar:
-        manifest = _pack((store, job), finished, (output.staging, fresh), bar.advance)
+        packer = Packer(running.workers, bar.advance)
+        manifest = _pack((store, job), finished, (output.staging, fresh), packer)
     old = {file.name for file in store.manifest.files()}
     if load_manifest(output.target).hash != store.fingerprint:
         raise PublishRace(
@@ -180,9 +202,9 @@ def _append(store: Store, job: Job, output: Output, running: Running) -> tuple[M
 
 def _pack(
     onto: tuple[Store, Job],
-    finished: Sequence[Finished],
+    finished: Sequence[PartReport],
     places: tuple[Storage, Storage],
-    on_shard: Callable[[int], None],
+    packer: Packer,
 ) -> Manifest:
     """Write every new file and tell what the next version lists."""
     (store, job), (staging, fresh) = onto, places
@@ -190,11 +212,11 @@ def _pack(
     check_any(plan, finished)
     counts = count_codes(plan, finished, staging)
     vocabulary = _grown(store, counts, job.tokenizer.codebook)
-    packing = _packing(onto, finished, places, vocabulary)
+    packing = replace(_packing(onto, finished, places, vocabulary), packer=packer)
     splits = dict(old.splits)
-    for name in plan.listing.splits:
+    for name in plan.outline.splits:
         begun = splits.get(name) or new_split(plan, name)
-        splits[name] = pack_split((name, begun), finished, packing, on_shard)
+        splits[name] = pack_split((name, begun), finished, packing)
     rejects = [Reject(*reject) for reject in all_rejects(plan, finished)]
     listed = load_rejects(store.storage, old.rejects)
     known = packing.number < len(old.table_sets)
@@ -204,7 +226,7 @@ def _pack(
         "vocabulary": write_vocabulary(fresh, vocabulary),
         "table_sets": old.table_sets if known else (*old.table_sets, packing.tables),
         "splits": splits,
-        "classes": plan.listing.classes,
+        "classes": plan.outline.classes,
         "source": SourceEntry(**plan.facts["source"]),
         "rejects": write_rejects(fresh, [*listed, *rejects]),
         "plan": plan.hash,
@@ -238,7 +260,7 @@ def _sum(counts: Iterable[NDArray[np.int64]], size: int) -> NDArray[np.int64]:
 
 def _packing(
     onto: tuple[Store, Job],
-    finished: Sequence[Finished],
+    finished: Sequence[PartReport],
     places: tuple[Storage, Storage],
     vocabulary: Vocabulary,
 ) -> Packing:

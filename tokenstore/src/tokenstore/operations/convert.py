@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore import registry
+from tokenstore.build.engine import Running
 from tokenstore.build.output import Output, claim_output
 from tokenstore.build.plan import PLAN_FORMAT, WorkPlan, locked_versions
-from tokenstore.build.run import BuildReport, Running
+from tokenstore.build.run import BuildReport
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.errors import UsageError
 from tokenstore.listed import load_rejects

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from tokenstore import registry
+from tokenstore.build.engine import Running
 from tokenstore.build.output import Output, claim_output
 from tokenstore.build.plan import PLAN_FORMAT, WorkPlan, locked_versions
-from tokenstore.build.run import BuildReport, Running
+from tokenstore.build.run import BuildReport
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.listed import load_rejects
 from tokenstore.manifest import (
@@ -130,6 +131,7 @@ def _merge(stores: Sequence[Store], plan: WorkPlan, output: Output, running: Run
             block=first.block,
             splits=entries,
             classes=classes,
+            ignore_index=first.ignore_index,
             source=SourceEntry(**plan.facts["source"]),
             order=OrderEntry(rule=ORDER, seed=None),
             rejects=write_rejects(output.target, [*carried, *repeated]),

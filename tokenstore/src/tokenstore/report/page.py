@@ -29,7 +29,8 @@ PARTS = (
     ("keys", "Keys: the names of the images"),
     ("framing", "Labels and tar framing"),
     ("index", "Index: where each record starts"),
-    ("extras", "Masks, metadata, views"),
+    ("masks", "Masks"),
+    ("extras", "Metadata, views"),
 )
 
 
@@ -90,10 +91,12 @@ def snippet(report: Report, name: str) -> str:
     if len(split):
         some = [0, len(split) // 2, len(split) - 1]
         keys = ", keys=True" if "key" in split.columns else ""
-        lines += [f"batch = split.read({some}{keys})  # in any order, any number at once"]
+        masks = ", masks=True" if "mask" in split.columns else ""
+        lines += [f"batch = split.read({some}{keys}{masks})  # in any order, any number at once"]
         lines += [f"batch.ranks  # uint16 [3, {grid}]: tokens, renamed by popularity"]
         lines += ["batch.labels  # int64 [3]; names in split.classes"] * bool(split.classes)
         lines += ["batch.keys  # the names of the three images"] * bool(keys)
+        lines += ["batch.masks  # uint8 [3, H, W]; store.manifest.classes by value"] * bool(masks)
         lines += ["store.ids(batch.ranks)  # rows of the tokenizer's own codebook"]
     if report.store.codebook is not None:
         lines += [f"store.codebook  # float32 {list(report.store.codebook.shape)}, by rank"]
