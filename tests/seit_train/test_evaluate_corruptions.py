@@ -15,9 +15,9 @@ from seit_train.evaluate.robust import judge_corrupted
 from tokenstore.errors import UnknownName, UsageError
 
 GREY = np.full((40, 48, 3), 128, np.uint8)
-PHOTO = (
-    np.random.default_rng(0).integers(0, 256, (5, 6, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
-)
+BLOCKS = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.uint8)
+PHOTO = BLOCKS.repeat(7, 0).repeat(7, 1)
+EVEN = ("gaussian_blur", "defocus_blur", "zoom_blur", "pixelate", "contrast")
 
 
 def rng():
@@ -45,9 +45,7 @@ def test_noise_has_the_published_deviation():
     assert np.isin(lost, (0, 255)).mean() == pytest.approx(0.27, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    "kind", ["gaussian_blur", "defocus_blur", "zoom_blur", "pixelate", "contrast"]
-)
+@pytest.mark.parametrize("kind", EVEN)
 def test_what_only_blurs_leaves_an_even_picture(kind):
     for level in (1, 5):
         assert np.abs(corrupt(GREY, kind, level, rng()).astype(int) - 128).max() <= 1

@@ -44,15 +44,19 @@ class Targets:
 
 @dataclass(frozen=True)
 class Scope:
-    """How folders and classes are matched.
+    """Which pictures are looked at, and how their folders and the run's classes are matched.
 
     Attributes:
         class_map: file that says what folders stand for; None: names say it.
         all_classes: whether every class of the run can be answered, also those without a folder.
+        sample: how many pictures, drawn by `seed`; None: all of them.
+        seed: of that draw.
     """
 
     class_map: Path | None = None
     all_classes: bool = False
+    sample: int | None = None
+    seed: int = 0
 
 
 BY_NAME = Scope()

@@ -120,7 +120,7 @@ def choose_pictures(
         raise UsageError(f"the images have no split '{split}', only: {there}")
     items, classes = listing.splits[split], trained.run.store.classes
     if not trained.task.uses_labels:
-        return Chosen([Picture(item, None) for item in items], Targets.of(()))
+        return Chosen(_sampled([Picture(item, None) for item in items], scope), Targets.of(()))
     folders = listing.classes or ()
     used = sorted({item.label for item in items if item.label is not None})
     numbers, targets = match_folders([folders[label] for label in used], classes, scope)
@@ -129,7 +129,15 @@ def choose_pictures(
         number = None if item.label is None else numbers[folders[item.label]]
         if item.label is None or number is not None:
             pictures.append(Picture(item, number))
-    return Chosen(pictures, targets)
+    return Chosen(_sampled(pictures, scope), targets)
+
+
+def _sampled(pictures: list[Picture], scope: Scope) -> list[Picture]:
+    """As many pictures as asked for, in the order of the listing."""
+    if scope.sample is None or scope.sample >= len(pictures):
+        return pictures
+    drawn = np.random.default_rng(scope.seed).permutation(len(pictures))[: scope.sample]
+    return [pictures[number] for number in np.sort(drawn)]
 
 
 def stacked_targets(pictures: list[Picture]) -> torch.Tensor | None:
