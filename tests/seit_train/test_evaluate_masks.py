@@ -6,10 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from seit_train.cli.main import main
-from seit_train.evaluate.on_images import open_gallery
+from seit_train.evaluate.on_images import OWN_PLACE, open_gallery
 from seit_train.evaluate.on_masks import evaluate_masks, resized
 from seit_train.evaluate.on_store import evaluate_store
 from seit_train.evaluate.trained import load_trained
+from seit_train.exporting import export
 from seit_train.launch import TrainRequest, train
 from tests.toy_masks import IGNORED, mask, write_masked_corpus, write_pair
 from tokenstore.build.engine import Running
@@ -97,3 +98,10 @@ def test_the_command_prints_both(trained, corpus):
     ran = CliRunner().invoke(main, [*words, "--corruption", "contrast:1,5", "pixelate:2"])
     assert ran.exit_code == 0, ran.output
     assert "contrast" in ran.stdout and "pixelate" in ran.stdout
+
+
+def test_a_segmenter_is_exported_from_ids(trained, tmp_path):
+    file = tmp_path / "m.pt2"
+    found = export(trained, file, True, OWN_PLACE)
+    assert found.output == "logits float32 [n,3,32,32]"
+    assert found.difference < 1e-4

@@ -99,7 +99,7 @@ def shot_noise(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
 def impulse_noise(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
     """Values that become 0 or 1, each channel of a pixel by itself."""
     is_lost = rng.random(pixels.shape) < (0.03, 0.06, 0.09, 0.17, 0.27)[level]
-    return np.where(is_lost, rng.integers(0, 2, pixels.shape), pixels)
+    return np.where(is_lost, rng.integers(0, 2, pixels.shape).astype(float), pixels)
 
 
 def speckle_noise(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:

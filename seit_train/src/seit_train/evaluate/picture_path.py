@@ -89,7 +89,8 @@ class IdPath(nn.Module):
         if isinstance(model, LinearProbe):  # which lets no gradient through to its backbone
             model = nn.Sequential(model.backbone, model.probe_norm, model.head)
         self.model, self.crop = model, task.policy.size
-        self.rows = None if task.policy.embed is None else task.policy.embed.rows
+        rows = task.facts.codebook
+        self.rows = None if rows is None else rows.to(trained.world.device)
         tables = [module for module in model.modules() if isinstance(module, IdEmbedding)]
         self.embeds_ids = bool(tables)
         for module in tables:

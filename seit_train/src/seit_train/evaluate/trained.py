@@ -63,18 +63,22 @@ def _grouped(metrics: Mapping[str, float]) -> dict[str, Any]:
     return groups
 
 
-def load_trained(folder: Path) -> Trained:
+def load_trained(folder: Path, device: str | None = None) -> Trained:
     """The best checkpoint of a run (the newest, where nothing was evaluated), on cuda or cpu.
+
+    Args:
+        folder: of the run.
+        device: where; None takes cuda where there is one.
 
     Raises:
         TrainingError: there is no run, or no whole checkpoint in it.
     """
     run = Run.open(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     task = run.task(run.config, run.store.facts())
     model = task.build_model()
     model.load_state_dict(load_weights(run.result() / MODEL)[0])
-    return Trained(run, task, model.to(device).eval(), World(0, 1, device))
+    return Trained(run, task, model.to(place).eval(), World(0, 1, place))
 
 
 class _Counted:
