@@ -27,7 +27,7 @@ from benchmarks.augment_evidence import Results, draw_bars, finished, metrics, p
 from seit_train.launch import TrainRequest, requested_config
 
 WEIGHTS = (0.1, 0.25, 0.5, 1.0)  # of LUT's broader context: Tables B and C of its supplement
-CURVES = ("SeiT", "SeiT++ without MTM", "MTM, fine-tuned", "SeiT++")
+CURVES = ("SeiT", "SeiT++ without MTM", "MTM, fine-tuned", "SeiT++ with MTM")
 PROBE = (
     "probe=linear",
     "lr=0.01",
@@ -79,7 +79,7 @@ def stages(adapt: str, images: str) -> dict[str, Stage]:
     if adapt:
         found["SeiT++ without MTM"] = Stage("classify", (adapted,))
         found["mtm adapted"] = Stage("mtm", (halves,))
-        found["SeiT++"] = Stage("classify", (adapted,), "mtm adapted")
+        found["SeiT++ with MTM"] = Stage("classify", (adapted,), "mtm adapted")
     if images:
         found["pixels"] = Stage("pixels")
     for name in ("SeiT", "mtm", "lut alone", "lut 0.25", "mage", "mtm adapted"):

@@ -2,15 +2,8 @@
 
 import pytest
 
-from seit_train.config import (
-    OptimConfig,
-    RunConfig,
-    make_config,
-    parse_recipe,
-    read_recipe,
-    recipe_names,
-    recipe_text,
-)
+from seit_train.config import OptimConfig, RunConfig, make_config
+from seit_train.recipe import parse_recipe, read_recipe, recipe_names, recipe_text
 from tokenstore.errors import UnknownName, UsageError
 from tokenstore.registry import find
 
@@ -145,3 +138,11 @@ def test_the_published_rates_follow_from_the_published_rules():
 def test_classes_cannot_be_balanced_by_shards():
     with pytest.raises(UsageError, match="cannot be balanced a few shards at a time"):
         made("data.sampling=class-balanced", "data.shuffle=shards")
+
+
+def test_on_and_off_are_words_and_true_is_true():
+    assert made("loop.compile=on").loop.compile == "on"
+    assert made("loop.compile=off").loop.compile == "off"
+    text = "mtm: {a: true, b: False, c: on, d: no, e: 1e-3, f: null}"
+    values = {"a": True, "b": False, "c": "on", "d": "no", "e": 1e-3, "f": None}
+    assert parse_recipe(text, "mine")["mtm"] == values

@@ -98,6 +98,24 @@ def test_resuming_with_other_settings_names_them(request_run):
         train(request_run("toy", "steps=2", "lr=0.5", resume=True))
 
 
+def test_resuming_without_a_recipe_lays_overrides_over_the_runs_own_settings(request_run, caplog):
+    run = train(request_run("toy", "steps=2", "lr=0.2")).run
+    again = replace(request_run("toy", "lr=0.2", "loop.log_every=1", resume=True), recipe=None)
+    with caplog.at_level("INFO", logger="seit_train"):
+        resumed = train(again).run
+    assert "resumed with other settings of the loop: loop.log_every=4 (now asked: 1)" in caplog.text
+    assert Run.open(run.folder).config == resumed.config
+    assert resumed.config.loop.log_every == 1 and resumed.config.steps == 2
+    with pytest.raises(UsageError, match=r"lr=0.2 \(now asked: 0.3\)"):
+        train(replace(again, overrides=("lr=0.3",)))
+
+
+def test_an_average_cannot_begin_in_the_middle_of_a_run(request_run):
+    train(request_run("toy", "steps=2"))
+    with pytest.raises(UsageError, match=r"loop.ema=None \(now asked: 0.9\)"):
+        train(request_run("toy", "steps=2", "loop.ema=0.9", resume=True))
+
+
 def test_resuming_on_another_store_is_refused(request_run, other_store):
     train(request_run("toy", "steps=2"))
     with pytest.raises(Mismatch, match="Resume with the store of the run"):

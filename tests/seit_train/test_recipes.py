@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 
 from seit_train.augment.token_adapt import token_adapt_origin
 from seit_train.checkpoint import MODEL
-from seit_train.config import make_config, parse_recipe, read_recipe, recipe_names, recipe_text
+from seit_train.config import make_config
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
+from seit_train.recipe import parse_recipe, read_recipe, recipe_names, recipe_text
 from seit_train.recipe_card import read_card, recipe_cards
 from seit_train.tasks.base import MaskFacts
 from tests.toy_facts import make_facts

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from seit_train.cli.main import main
+from seit_train.distributed import World
+from seit_train.evaluate.trained import Trained
 from seit_train.launch import train
 from seit_train.metrics import METRICS
 from seit_train.models.masking import fixed_plan
@@ -20,13 +23,17 @@ from seit_train.report import ReportOptions, report_on, sections
 from seit_train.report.compared import as_text, differing, duration
 from seit_train.report.curves import POINTS, draw_curves, thinned
 from seit_train.report.encoder import encoder_of, last_attention, without_mixing
-from seit_train.report.material import Lookups, gather
+from seit_train.report.material import Lookups, Material, gather
 from seit_train.report.page import render
 from seit_train.report.records import read_records, shortest_names
 from seit_train.report.sections.attention import heated, outlined
 from seit_train.report.sections.completions import cover
 from seit_train.report.sections.predictions import confusion, confusions, matrix_block
 from seit_train.report.sections.projection import project
+from seit_train.report.sections.segmentations import Segmentations, class_colours, painted
+from seit_train.tasks.segment import UNKNOWN
+from tests.house.test_adding import example
+from tests.seit_train.test_tasks_segment import make_model, make_task, masked_batch
 from tests.tokenstore.test_report import Page
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Mismatch, TrainingError
@@ -245,7 +252,7 @@ def test_the_page_needs_nothing_else_and_shows_every_section(masked, classified,
     assert all(dict(attrs)["src"].startswith("data:image/") for tag, attrs in page.tags
                if tag == "img")  # fmt: skip
     assert "script" not in {tag for tag, _ in page.tags}
-    for title in (kind.title for kind in sections()):
+    for title in (kind.title for kind in sections() if kind is not Segmentations):
         assert f"<h3>{title}</h3>" in text
     assert str(tmp_path) not in text, "no path of this machine gets about"
     links = [dict(a)["href"] for tag, a in page.tags if tag == "a"]
@@ -317,7 +324,78 @@ def test_a_task_that_offers_nothing_says_so(request_run, tmp_path) -> None:
     assert "For runs of toy there is nothing else to show" in page_of(tmp_path, folder)
 
 
+def test_what_a_kind_of_run_has_nothing_for_is_named(masked) -> None:
+    report = report_on([masked], ReportOptions())
+    assert report.looks[0].absent == ("Predictions", "Segmentation")
+    assert "This run has nothing for: Predictions, Segmentation." in render(report)
+
+
+def test_a_checkpoint_of_another_model_leaves_the_curves(masked, tmp_path) -> None:
+    config = json.loads((masked / "config.json").read_text())
+    config["model"]["encoder"]["width"] = 64
+    (masked / "config.json").write_text(json.dumps(config))
+    assert "Its checkpoint cannot be used (TrainingError)" in page_of(tmp_path, masked)
+
+
 def test_a_folder_that_holds_no_run_is_refused(tmp_path) -> None:
     with pytest.raises(TrainingError, match="holds no run"):
         read_records([tmp_path])
     assert run("report", tmp_path, "-o", tmp_path / "no" / "page.html").exit_code == 2
+
+
+# --- what segmenters paint
+
+
+def test_classes_have_colours_of_their_own_and_unknown_pixels_are_black() -> None:
+    colours = class_colours(40)
+    assert len(np.unique(colours, axis=0)) == 40 and colours.max(axis=1).min() > 100
+    seen = painted(torch.tensor([[[0, UNKNOWN]]]), colours)
+    assert seen[0, 0, 0].tolist() == colours[0].tolist() and seen[0, 0, 1].max() == 0
+
+
+def test_a_segmenter_is_judged_pixel_by_pixel_and_shown() -> None:
+    torch.manual_seed(0)
+    task = make_task()
+    model, batch = make_model(task).eval(), masked_batch(count=5)
+    run = SimpleNamespace(config=task.config)
+    trained = Trained(run, task, model, World(0, 1, torch.device("cpu")))
+    split = FakeSplit(batch.ranks.numpy().astype(np.uint16), batch.masks.numpy())
+    material = Material(trained, split, lambda ranks: np.zeros((len(ranks), 32, 32, 3), np.uint8))
+    assert Segmentations.serves(trained)
+    found = Segmentations.look(material, 5)
+    with torch.no_grad():
+        metrics = task.evaluate(model, [batch])
+    assert found.facts["miou"] == pytest.approx(metrics["val_miou"], abs=0.02)
+    assert found.facts["pixel_accuracy"] == pytest.approx(metrics["val_pixel_accuracy"], abs=0.02)
+    _, gallery, table = found.blocks
+    assert [frame.what for frame in gallery.figures[0].frames] == ["image", "truth", "prediction"]
+    assert {row[0] for row in table.rows} == set(task.masks.classes)
+
+
+class FakeSplit:
+    """As much of a split as a section reads."""
+
+    name = "val"
+
+    def __init__(self, ranks: np.ndarray, masks: np.ndarray) -> None:
+        self.ranks, self.all_masks = ranks, masks
+
+    def __len__(self) -> int:
+        return len(self.ranks)
+
+    def read(self, numbers: np.ndarray) -> SimpleNamespace:
+        return SimpleNamespace(ranks=self.ranks[numbers], labels=None)
+
+    def masks(self, numbers: np.ndarray) -> list[np.ndarray]:
+        return list(self.all_masks[numbers])
+
+    def keys(self, numbers: np.ndarray) -> None:
+        return None
+
+
+def test_the_section_of_the_docs_shows_what_the_model_sees(classified) -> None:
+    section = example("A section")
+    material = material_of(classified)
+    assert section.serves(material.trained)
+    (gallery,) = section.look(material, 100).blocks
+    assert len(gallery.figures) == 4 and gallery.figures[0].name == material.names(np.array([0]))[0]

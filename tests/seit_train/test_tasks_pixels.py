@@ -149,6 +149,13 @@ def test_pixels_go_on_from_pixels_with_their_stem(request_pixels):
     torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
 
 
+def test_a_run_on_tokens_may_start_from_one_on_pixels(request_run, request_pixels, caplog):
+    pixels = train(request_pixels("steps=1")).run
+    with caplog.at_level("INFO", logger="seit_train"):
+        train(request_run("classify", "steps=1", folder="tokens", init=str(pixels.folder)))
+    assert "not used: patch_embed.proj.bias, patch_embed.proj.weight" in caplog.text
+
+
 def test_what_does_not_fit_is_refused_before_a_folder_is_made(request_pixels, tmp_path):
     flat = write_pictures(tmp_path / "flat", {"train": 8})
     for picture in list(flat.rglob("*.png")):

@@ -15,7 +15,7 @@ from seit_train.distributed import World
 from seit_train.precision import autocast, resolve_precision
 from seit_train.run import Run
 from seit_train.tasks.base import Task
-from tokenstore.errors import UsageError
+from tokenstore.errors import TrainingError, UsageError
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,14 @@ def load_trained(folder: Path, device: str | None = None) -> Trained:
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     task = run.task(run.config, run.store.facts())
     model = task.build_model()
-    model.load_state_dict(load_weights(run.result() / MODEL)[0])
+    checkpoint = run.result()
+    try:
+        model.load_state_dict(load_weights(checkpoint / MODEL)[0])
+    except RuntimeError as error:
+        raise TrainingError(
+            f"checkpoint '{checkpoint}' does not fit the model of its run, so another version of "
+            "seit-train made it. Use that version, or start a new run."
+        ) from error
     return Trained(run, task, model.to(place).eval(), World(0, 1, place))
 
 

@@ -43,11 +43,13 @@ class Look:
 
     Attributes:
         found: what each section found, by its title.
+        absent: titles of the sections that this kind of run has nothing for.
         problems: what cannot be shown, in words that are the same on every machine.
         details: what was said here, for the terminal.
     """
 
     found: Mapping[str, Findings]
+    absent: tuple[str, ...]
     problems: tuple[str, ...]
     details: tuple[str, ...]
 
@@ -109,15 +111,18 @@ def _look(
 ) -> Look:
     material, problems, details = gather(record, lookups, options.weights, options.config)
     found: dict[str, Findings] = {}
+    absent: list[str] = []
     if material is not None:
         for number, kind in enumerate(sections()):
             step(number + 1)
-            if kind.serves(material.trained):
-                try:
-                    found[kind.title] = kind.look(material, options.sample)
-                except TokenstoreError as error:
-                    problems.append(f"'{kind.title}' could not be made: {type(error).__name__}.")
-                    details.append(str(error))
+            if not kind.serves(material.trained):
+                absent.append(kind.title)
+                continue
+            try:
+                found[kind.title] = kind.look(material, options.sample)
+            except TokenstoreError as error:
+                problems.append(f"'{kind.title}' could not be made: {type(error).__name__}.")
+                details.append(str(error))
         if not found:
             problems.append(f"For runs of {record.run.config.task} there is nothing else to show.")
-    return Look(found, tuple(problems), tuple(details))
+    return Look(found, tuple(absent), tuple(problems), tuple(details))

@@ -93,7 +93,7 @@ def result_of(record: RunRecord) -> Result:
         metrics={
             key: as_text(key, value)
             for key, value in record.judged_last.items()
-            if key.startswith("val_")
+            if key.startswith("val_") and "/" not in key  # of single classes: for a section
         },
     )
 

@@ -46,7 +46,8 @@ class Curve:
 
 def draw_curves(records: Sequence[RunRecord]) -> tuple[Curve, ...]:
     """Every quantity that some run has written, the well-known ones first."""
-    written = [name for record in records for line in record.lines for name in line]
+    lines = [line for record in records for line in record.lines]
+    written = [name for line in lines for name in line if "/" not in name]  # no single classes
     others = sorted(set(written) - set(KNOWN) - {"step", "epoch"})
     tasks = list(dict.fromkeys(record.run.config.task for record in records))
     drawn = []

@@ -125,7 +125,7 @@ def pack(
         classes=plan.outline.classes,
         ignore_index=plan.outline.ignore_index,
         source=SourceEntry(**facts["source"]),
-        order=OrderEntry(rule=facts["order"], seed=facts["seed"] if shuffled else None),
+        order=OrderEntry(rule=plan.order_rule, seed=facts["seed"] if shuffled else None),
         rejects=write_rejects(target, rejects),
         plan=plan.hash,
     )

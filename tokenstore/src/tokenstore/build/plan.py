@@ -10,7 +10,9 @@ import importlib.metadata
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +47,8 @@ class BuildOptions(TokenizerChoice):
     classes: Path | None = None
     masks: str | None = None
     ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     views: int = 1
     codec: str = "zstd"
     batch_size: int = 32
@@ -57,7 +61,7 @@ class BuildOptions(TokenizerChoice):
     @property
     def of_source(self) -> SourceOptions:
         """What of it says something of the corpus."""
-        return SourceOptions(self.classes, self.masks, self.ignore_index)
+        return SourceOptions(**{f.name: getattr(self, f.name) for f in fields(SourceOptions)})
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,12 @@ class BuildPlan(WorkPlan):
         """Images to tokenize."""
         return sum(self.outline.splits.values())
 
+    @property
+    def order_rule(self) -> str:
+        """How the samples are ordered, as a manifest says it: "archives-16384" for example."""
+        window, order = self.facts.get("window"), str(self.facts["order"])
+        return f"archives-{window}" if window and order == "shuffled" else order
+
     def is_labelled(self, split: str) -> bool:
         """Whether the images of a split have labels; an empty split has them if the corpus has."""
         return split in self.outline.labelled
@@ -193,7 +203,7 @@ class BuildPlan(WorkPlan):
             **super()._pairs(manifest),
             "tokenizer": (manifest.tokenizer.model_dump(), self.facts["tokenizer"]),
             "preprocess": (manifest.preprocess, self.facts["preprocess"]),
-            "order": (manifest.order.rule, self.facts["order"]),
+            "order": (manifest.order.rule, self.order_rule),
         }
 
 
@@ -203,7 +213,7 @@ class Plan(BuildPlan):
 
     listing: Listing
 
-    @property
+    @cached_property
     def outline(self) -> Outline:
         """See `BuildPlan.outline`."""
         listing = self.listing
@@ -256,14 +266,16 @@ def make_plan(
             "fits only the plain one. Leave out --views."
         )
     splits = {
-        split: tuple(_in_order(split, items, options)[: options.limit])
-        for split, items in listing.splits.items()
+        split: tuple(_in_order(split, listing, options)[: options.limit])
+        for split in listing.splits
     }
     facts = {
         "source": {"kind": kind, "listing": listing.sha256()},
         "splits": {split: len(items) for split, items in splits.items()},
         **option_facts(tokenizer, options, vocabulary),
     }
+    if listing.runs:
+        facts["window"] = listing.window
     return Plan(facts, options.part_size, vocabulary, replace(listing, splits=splits))
 
 
@@ -310,12 +322,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _in_order(split: str, items: Sequence[Item], options: BuildOptions) -> Sequence[Item]:
-    """Items in the order of the store.
+def _in_order(split: str, listing: Listing, options: BuildOptions) -> Sequence[Item]:
+    """The items of a split in the order of the store.
 
     The shuffled order sorts by a hash of seed, split and key. It needs no generator whose stream
-    could change with a library's version, and an image's place depends on no other image.
+    could change with a library's version, and an image's place depends on no other image. Archives
+    are sorted so by their first keys, and then windows of neighbours by theirs.
     """
+    items = listing.splits[split]
     if options.order == "input":
         return items
 
@@ -323,4 +337,13 @@ def _in_order(split: str, items: Sequence[Item], options: BuildOptions) -> Seque
         name = f"{split}/{item.key}".encode()
         return xxhash.xxh3_64_intdigest(name, seed=options.seed), item.key
 
-    return sorted(items, key=place)
+    if split not in listing.runs:
+        return sorted(items, key=place)
+    ends = list(accumulate(listing.runs[split]))
+    archives = [tuple(items[start:end]) for start, end in pairwise([0, *ends])]
+    archives.sort(key=lambda some: place(some[0]))
+    sequence = [item for archive in archives for item in archive]
+    for start in range(0, len(sequence), listing.window):
+        window = slice(start, start + listing.window)
+        sequence[window] = sorted(sequence[window], key=place)
+    return sequence

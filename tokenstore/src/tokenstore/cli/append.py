@@ -15,7 +15,7 @@ from tokenstore.operations.outcome import Outcome
 INTEGER = click.IntRange(min=1)
 OPTIONS = (
     "split new_classes skip_known weights config device source classes masks ignore_index "
-    "batch_size part_size limit"
+    "image_column label_column batch_size part_size limit"
 )
 
 
@@ -59,6 +59,10 @@ OPTIONS = (
     type=click.IntRange(0, 255),
     help="Value of the mask pixels of no class; else that of the class file.",
 )
+@click.option(
+    "--image-column", metavar="NAME", help="Column of a table with the images or their paths."
+)
+@click.option("--label-column", metavar="NAME", help="Column of a table with the labels.")
 @click.option(
     "--batch-size", default=32, show_default=True, type=INTEGER, help="Images encoded at once."
 )

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from tokenstore.build.engine import Running, Share, available_cores
+from tokenstore.build.engine import Running, Stripe, available_cores
 from tokenstore.build.plan import BuildOptions
-from tokenstore.build.run import BuildReport, ShareReport, build_share, build_store
+from tokenstore.build.run import BuildReport, StripeReport, build_store, build_stripe
 from tokenstore.build.saving import Saving, context_saving
 from tokenstore.choice import tokenizer_options
 from tokenstore.progress import WorkProgress
@@ -20,7 +20,8 @@ from tokenstore.storage import open_storage
 
 COPIED = (
     "tokenizer weights config preprocess image_size device vocabulary source classes masks "
-    "ignore_index views codec batch_size precision part_size limit seed order"
+    "ignore_index image_column label_column views codec batch_size precision part_size limit "
+    "seed order"
 )
 INTEGER = click.IntRange(min=1)
 
@@ -57,6 +58,10 @@ INTEGER = click.IntRange(min=1)
     type=click.IntRange(0, 255),
     help="Value of the mask pixels of no class; else that of the class file.",
 )
+@click.option(
+    "--image-column", metavar="NAME", help="Column of a table with the images or their paths."
+)
+@click.option("--label-column", metavar="NAME", help="Column of a table with the labels.")
 @click.option(
     "--views",
     metavar="K",
@@ -96,7 +101,7 @@ INTEGER = click.IntRange(min=1)
 )
 @click.option(
     "--part",
-    "share",
+    "stripe",
     metavar="I/N",
     help="Tokenize only every N-th part, from I on (0/N to N-1/N, or 1/N to N/N), as a task of an "
     "array does; then `tokenstore finish STORE`.",
@@ -138,14 +143,17 @@ INTEGER = click.IntRange(min=1)
 def command(images: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Tokenize the images of INPUT into a store.
 
-    INPUT is a folder of class folders, a folder with train/, val/ or test/ in it, a plain folder of
-    images, or images/ with masks/ beside them. docs/sources.md shows each layout. Interrupted
-    builds continue when the same line is run again.
+    INPUT is a folder of images, with class folders or train/, val/ and test/ in it or without;
+    images/ with masks/ beside them; tars or WebDataset shards; parquet; or a list (.csv, .jsonl);
+    here or behind a URL. docs/sources.md shows each layout. Interrupted builds continue when the
+    same line is run again.
     """
     started = time.monotonic()
     place = output or default_place(images)
-    if options["share"]:
-        _tell_share(build_share(images, place, build_options(options), _running(options)), as_json)
+    if options["stripe"]:
+        _tell_stripe(
+            build_stripe(images, place, build_options(options), _running(options)), as_json
+        )
         return
     report = build_store(images, place, build_options(options), _running(options))
     seconds = time.monotonic() - started
@@ -179,11 +187,11 @@ def _running(given: dict[str, Any]) -> Running:
         strict=given["strict"],
         max_rejects=given["max_rejects"],
         engine=given["engine"],
-        share=Share.parse(given["share"]) if given["share"] else None,
+        stripe=Stripe.parse(given["stripe"]) if given["stripe"] else None,
     )
 
 
-def _tell_share(report: ShareReport, as_json: bool) -> None:
+def _tell_stripe(report: StripeReport, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(report)))
         return

@@ -67,5 +67,8 @@ def _captions(split: "Split", samples: tuple[int, ...], batch: "Batch") -> list[
     names = [""] * len(samples)
     if split.classes and batch.labels is not None:
         names = [split.classes[label] for label in batch.labels.tolist()]
+    views = split.views(samples)
+    if views is not None:
+        keys = [f"{key} view {view}" for key, view in zip(keys, views.tolist(), strict=True)]
     captions = zip(samples, keys, names, strict=True)
     return [f"{sample} {key}\n{name}".strip() for sample, key, name in captions]

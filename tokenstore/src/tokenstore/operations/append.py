@@ -10,7 +10,7 @@ goes on reading the version that it opened.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,8 @@ class AppendOptions:
     classes: Path | None = None
     masks: str | None = None
     ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     batch_size: int = 32
     part_size: int = 16_384
     limit: int | None = None
@@ -87,7 +89,7 @@ def append_images(
     """
     place = str(place).rstrip("/")
     store = open_store(place)
-    said = SourceOptions(options.classes, options.masks, options.ignore_index)
+    said = SourceOptions(**{f.name: getattr(options, f.name) for f in fields(SourceOptions)})
     source = open_source(images, options.source, said)
     listing = source.listing()
     load_on = partial(_tokenizer_on, store, options)

@@ -100,7 +100,7 @@ def curves(series: Mapping[int, Sequence[tuple[float, float]]], *, from_zero: bo
         return None
     ys = [y for points in series.values() for _, y in points]
     marks = _round_numbers(0 if from_zero else min(ys), max(ys))
-    low, high = min(*ys, *marks), max(*ys, *marks)
+    low, high = min([*ys, *marks]), max([*ys, *marks])  # a single value may have no marks
     if low == high:
         low, high = low - 1, high + 1
     y = _Axis(0 if from_zero and low > 0 else low, high, HEIGHT - BOTTOM, TOP)

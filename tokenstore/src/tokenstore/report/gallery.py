@@ -133,11 +133,14 @@ def show(
     numbers = sampled.numbers[list(rows)]
     keys: Sequence[str | None] = split.keys(numbers) or [None] * len(rows)
     colours = code_colours(store.codebook, len(store.vocabulary))
+    views = split.views(numbers)
     masks: Sequence[NDArray[np.uint8] | None] = split.masks(numbers) or [None] * len(rows)
-    shown = []
+    shown: list[Shown] = []
     for row, number, key, mask in zip(rows, numbers.tolist(), keys, masks, strict=True):
         grid = sampled.ranks[row]
         original, problem = _original(store.manifest.preprocess, key, originals)
+        if originals is not None and views is not None and views[len(shown)]:
+            original, problem = None, f"view {views[len(shown)]}, a part of its original"
         decoded = None if tokenizer is None else _decoded(tokenizer, store.ids(grid[None]))
         shown.append(
             Shown(

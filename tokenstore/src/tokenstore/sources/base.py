@@ -18,7 +18,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
@@ -36,6 +36,7 @@ FORMATS = tuple(NAMES)
 # Pillow's own limit for a decompression bomb, so that both draw the line at the same place.
 MAX_PIXELS = 89_478_485
 MAX_ASPECT = 100
+MAX_BYTES = 1 << 28  # of a file; three a pixel, at the most pixels there may be
 ORIENTATION_TAG = 0x0112
 
 
@@ -46,12 +47,16 @@ class SourceOptions:
     Attributes:
         classes: file with the class names in label order.
         masks: folder of the masks, under the names of their images.
+        image_column: column of a table with the images, or their paths.
+        label_column: column of a table with the labels.
         ignore_index: value of the mask pixels that belong to no class.
     """
 
     classes: Path | None = None
     masks: str | None = None
     ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
     def refuse_others(self, kind: str, *known: str) -> None:
         """Refuse options that were given and mean nothing to a kind of source.
@@ -102,8 +107,10 @@ class Rejected(NamedTuple):
 class Listing:
     """All images of a source: splits in the source's order, and what was refused while listing.
 
-    Where images have masks, `classes` are those of the masks' pixels, and `ignore_index` is the
-    value of pixels that belong to none.
+    Archives are best read in sequence: `runs` says how many images in a row lie in each, by split,
+    and `window` how many neighbours may be shuffled; `runs` is empty where images are read in any
+    order. Where images have masks, `classes` are those of the masks' pixels, and `ignore_index` is
+    the value of pixels that belong to none.
     """
 
     splits: Mapping[str, tuple[Item, ...]]
@@ -111,6 +118,8 @@ class Listing:
     rejects: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
     ignore_index: int | None = None
+    runs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    window: int = 16_384
 
     @property
     def has_meta(self) -> bool:
@@ -205,6 +214,8 @@ class Source(ABC):
             ImageRejected: it cannot be read.
             InputChanged: it is gone, or of another size.
         """
+        if item.size > MAX_BYTES:
+            raise ImageRejected(f"{item.size:,} bytes are more than {MAX_BYTES:,}")
         try:
             content = self.read(item)
         except ImageRejected as reason:

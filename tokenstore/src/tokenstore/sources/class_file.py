@@ -37,7 +37,23 @@ def read_class_file(file: Path) -> ClassFile:
         SourceError: the file cannot be read or is of neither form.
     """
     try:
-        content = json.loads(file.read_bytes())
+        return _parsed(file.read_bytes(), str(file))
+    except OSError as error:
+        raise SourceError(f"class file '{file}' cannot be read: {error.strerror}") from error
+
+
+def class_names(content: bytes, where: str) -> tuple[str, ...]:
+    """The names alone, of a class file that lies elsewhere than on a disk.
+
+    Raises:
+        SourceError: it is of no known form.
+    """
+    return _parsed(content, where).names
+
+
+def _parsed(data: bytes, file: str) -> ClassFile:
+    try:
+        content = json.loads(data)
         entries = content["classes"] if isinstance(content, dict) else content
         if not isinstance(entries, list):
             raise _bad_class_file(file)
@@ -46,8 +62,6 @@ def read_class_file(file: Path) -> ClassFile:
             if [entry["index"] for entry in entries] != list(range(len(entries))):
                 raise SourceError(f"class file '{file}': indices are not 0, 1, 2, ... without gap")
             entries = [entry["name"] for entry in entries]
-    except OSError as error:
-        raise SourceError(f"class file '{file}' cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise _bad_class_file(file) from error
     if not all(isinstance(name, str) for name in entries) or len(set(entries)) != len(entries):
@@ -56,7 +70,7 @@ def read_class_file(file: Path) -> ClassFile:
     return ClassFile(tuple(entries), _ignore_index(ignored, file))
 
 
-def _ignore_index(value: object, file: Path) -> int | None:
+def _ignore_index(value: object, file: str) -> int | None:
     """The mask value of no class, where there is one."""
     if value is None or (type(value) is int and 0 <= value <= 255):
         return value
@@ -65,7 +79,7 @@ def _ignore_index(value: object, file: Path) -> int | None:
     )
 
 
-def _bad_class_file(file: Path) -> SourceError:
+def _bad_class_file(file: str) -> SourceError:
     return SourceError(
         f"class file '{file}' is no list of different class names. Expected "
         '{"classes": [{"index": 0, "name": "daisy"}, ...]} or ["daisy", ...].'
