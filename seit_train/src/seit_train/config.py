@@ -229,9 +229,8 @@ def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
         below = group.get(name)
         group[name] = dict(below) if isinstance(below, dict) else {}
         group = group[name]
-    if value is not None:
-        for other in _TAKES_BACK.get(key[-1], ()):
-            group.pop(other, None)
+    for other in _TAKES_BACK.get(key[-1], ()) if value is not None else ():
+        group.pop(other, None)
     group[key[-1]] = value
 
 
