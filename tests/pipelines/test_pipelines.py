@@ -4,12 +4,10 @@ import importlib
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from seit_train.cli.main import main as seit_train
-from tokenstore.cli.main import main as tokenstore
+from tests.pipelines.command_lines import check_settings, parsed
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 ARGUMENTS = {
@@ -22,7 +20,6 @@ ARGUMENTS = {
     "storage_tradeoff": [["--method", "seit"], ["--pixels"]],
     "own_images": [["corpus"], ["corpus", "--unlabelled"]],
 }
-UNSET = getattr(click.core, "UNSET", None)  # what click gives for an argument not given
 TRAININGS = {"mtm", "classify", "segment", "pixels", "tokenadapt"}
 CASES = [(name, words) for name, several in ARGUMENTS.items() for words in several]
 
@@ -40,31 +37,6 @@ def dry_run(name, *words):
     ran = CliRunner().invoke(module.main, [*words, "--dry-run"], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     return [shlex.split(line) for line in ran.stdout.splitlines()]
-
-
-def parsed(words):
-    """The options and arguments of one of our commands; any that it does not have fail."""
-    group = {"tokenstore": tokenstore, "seit-train": seit_train}[words[0]]
-    command = group.get_command(click.Context(group), words[1])
-    context = click.Context(command, info_name=words[1])
-    values, extra, _ = command.make_parser(context).parse_args(list(words[2:]))
-    assert extra == [], words
-    for parameter in command.params:
-        value = values.get(parameter.name)
-        if isinstance(parameter.type, click.Choice | click.IntRange) and isinstance(value, str):
-            parameter.type.convert(value, parameter, context)
-        if parameter.required:
-            assert values.get(parameter.name) not in (None, UNSET), (parameter.name, words)
-    return {key: value for key, value in values.items() if value is not UNSET}
-
-
-def check_settings(task, values):
-    """The recipe has a section for the task, and every KEY=VALUE is one of its settings."""
-    from seit_train.launch import TrainRequest, requested_config
-
-    corpus = values.get("store") or values.get("images")
-    out, overrides = Path(values["output"]), tuple(values.get("overrides", ()))
-    requested_config(TrainRequest(task, corpus, out, values["recipe"], overrides, None, True))
 
 
 @pytest.mark.parametrize("limit", [[], ["--limit", "40"]], ids=["whole", "trial"])
