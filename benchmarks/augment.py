@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seit_train.augment.base import Codes, Surroundings
 from seit_train.augment.compose import Policy
 from seit_train.augment.crop import draw_boxes
-from seit_train.augment.token_adapt import token_adapt_origin
+from seit_train.augment.token_adapt import AdapterOrigin, MadeBy
 from seit_train.embed import Codebook
 from seit_train.models.stem import StemAdapter
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
@@ -111,7 +111,10 @@ def with_and_without_adapt(device: torch.device) -> tuple[Policy, Policy]:
     with tempfile.TemporaryDirectory() as folder:
         file, config = f"{folder}/model.safetensors", TokenAdaptConfig()
         weights = TokenAdapt(config, (SIDE, SIDE), WIDTH, ids).state_dict()
-        save_file(weights, file, token_adapt_origin(config, made_by))
+        origin = AdapterOrigin(
+            sizes=config, grid=(SIDE, SIDE), tokenizer=MadeBy(name="toy", weights=None)
+        )
+        save_file(weights, file, origin.as_metadata())
         halves = [{"halves": {"first": [{"token_adapt": {"weights": file}}], "rest": [RRC]}}]
         plain, adapted = (
             Policy(entries, around, Codebook(codebook, "cosine"), "grid").to(device)

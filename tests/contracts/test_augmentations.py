@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seit_train.augment.base import Augmentation, View
 from seit_train.augment.compose import make_augmentation
-from seit_train.augment.token_adapt import token_adapt_origin
+from seit_train.augment.token_adapt import AdapterOrigin, MadeBy
 from seit_train.embed import Codebook
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
 from tests.toy_facts import make_batch, make_facts, seeded
@@ -53,7 +53,9 @@ def adapter(tmp_path_factory) -> str:
     config = TokenAdaptConfig(width=16, heads=2)
     torch.manual_seed(0)
     model = TokenAdapt(config, FACTS.grid, FACTS.codebook.shape[1], FACTS.codes.ids)
-    save_file(model.state_dict(), file, token_adapt_origin(config, FACTS.codes.tokenizer))
+    made_by = MadeBy(name="toy", weights=None)
+    origin = AdapterOrigin(sizes=config, grid=FACTS.grid, tokenizer=made_by)
+    save_file(model.state_dict(), file, origin.as_metadata())
     return str(file)
 
 

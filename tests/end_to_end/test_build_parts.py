@@ -1,5 +1,6 @@
-"""A build in steps: plan, shares on several machines, status, finish; the bytes of one command."""
+"""A build in steps: plan, stripes on several machines, status, finish; the bytes of one command."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from click.testing import CliRunner, Result
 
 import tokenstore
 from tests.toy_images import write_corpus
-from tokenstore.build.engine import Share
+from tokenstore.build.engine import Job, Stripe
 from tokenstore.cli.main import main
-from tokenstore.errors import UsageError
+from tokenstore.errors import BuildError, UsageError
+from tokenstore.storage import LocalStorage
+from tokenstore.tokenizers.base import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("toy_tokenizer")
 SMALL = ("--tokenizer", "toy", "--part-size", "4", "--batch-size", "3")
@@ -56,7 +59,7 @@ def whole(corpus: Path, tmp_path: Path) -> dict[str, bytes]:
     return tree(tmp_path / "whole")
 
 
-def test_shares_in_any_order_and_finish_give_the_bytes_of_one_command(
+def test_stripes_in_any_order_and_finish_give_the_bytes_of_one_command(
     corpus: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "s"
@@ -64,7 +67,7 @@ def test_shares_in_any_order_and_finish_give_the_bytes_of_one_command(
     assert [part["images"] for part in plan["parts"]] == [4, 4, 3, 4]
     assert not out.exists()
     done = [told("build", corpus, "-o", out, *SMALL, "--part", f"{i}/3") for i in (2, 1, 0)]
-    assert [share["parts"] for share in done] == [1, 1, 2]
+    assert [stripe["parts"] for stripe in done] == [1, 1, 2]
     assert told("finish", out)["fingerprint"] == tokenstore.open(out).fingerprint
     assert tree(out) == whole
     assert not Path(f"{out}.building").exists()
@@ -72,7 +75,7 @@ def test_shares_in_any_order_and_finish_give_the_bytes_of_one_command(
     assert told("build", corpus, "-o", out, *SMALL)["new"] is False
 
 
-def test_shares_need_no_plan_before_them_and_a_plain_build_takes_up_what_they_did(
+def test_stripes_need_no_plan_before_them_and_a_plain_build_takes_up_what_they_did(
     corpus: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
     out = tmp_path / "s"
@@ -81,11 +84,11 @@ def test_shares_need_no_plan_before_them_and_a_plain_build_takes_up_what_they_di
     assert tree(out) == whole
 
 
-def test_shares_are_counted_from_zero_or_from_one() -> None:
-    assert [Share.parse(f"{i}/3") for i in range(4)] == [(0, 3), (1, 3), (2, 3), (0, 3)]
+def test_stripes_are_counted_from_zero_or_from_one() -> None:
+    assert [Stripe.parse(f"{i}/3") for i in range(4)] == [(0, 3), (1, 3), (2, 3), (0, 3)]
     for wrong in ("3", "4/3", "0/0", "a/b", "-1/3"):
         with pytest.raises(UsageError, match="I/N"):
-            Share.parse(wrong)
+            Stripe.parse(wrong)
 
 
 def test_status_tells_what_is_done_missing_and_rejected_and_how_long_still(
@@ -122,7 +125,7 @@ def test_the_plan_is_a_pure_function_of_listing_and_options(corpus: Path, tmp_pa
     assert seeded["hash"] != json.loads((tmp_path / "a.building" / "plan.json").read_text())["hash"]
 
 
-def test_a_share_of_other_options_than_the_plan_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_a_stripe_of_other_options_than_the_plan_is_refused(corpus: Path, tmp_path: Path) -> None:
     ran("plan", corpus, "-o", tmp_path / "s", *SMALL)
     other = run("build", corpus, "-o", tmp_path / "s", *SMALL, "--codec", "gzip", "--part", "0/2")
     assert 'codec: "gzip", was "zstd"' in refusal(other)
@@ -163,7 +166,6 @@ def test_a_damaged_file_of_the_plan_is_named_and_the_cure_works(
 def test_two_builders_at_once_do_not_spoil_each_other(
     corpus: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:
-    words = [sys.executable, "-m", "tokenstore.cli.main", "build", str(corpus)]
     program = "from tokenstore.cli.main import main; main()"
     words = [sys.executable, "-c", program, "build", str(corpus), "-o", str(tmp_path / "s"), *SMALL]
     builders = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
@@ -217,3 +219,62 @@ def test_sigterm_ends_a_build_cleanly_and_the_same_line_continues(
     assert not list((tmp_path / "s.building").rglob("*.partial"))
     ran("build", corpus, "-o", tmp_path / "s", *SMALL)
     assert tree(tmp_path / "s") == whole
+
+
+@pytest.mark.parametrize("suffix", ["train-000001.safetensors", "train-000001.json", ".tar"])
+def test_a_disk_that_becomes_full_says_so_and_the_same_line_continues(
+    corpus: Path,
+    tmp_path: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    writing = LocalStorage.writing
+
+    def full(self: LocalStorage, name: str) -> object:
+        if name.endswith(suffix):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return writing(self, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "writing", full)
+        told = refusal(run("build", corpus, "-o", tmp_path / "s", *SMALL))
+    assert "no room is left for" in told
+    assert "Make room and run the same line again" in told
+    assert len(told) < 500
+    ran("build", corpus, "-o", tmp_path / "s", *SMALL)
+    assert tree(tmp_path / "s") == whole
+
+
+def test_a_packed_shard_that_is_damaged_before_the_end_is_made_again(
+    corpus: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenstore.build import pack
+
+    def stop(*words: object) -> None:
+        raise BuildError("stopped before the manifest")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pack, "publish", stop)
+        assert "stopped before" in refusal(run("build", corpus, "-o", tmp_path / "s", *SMALL))
+    shard = tmp_path / "s" / "train-000001.tar"
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("*.tar") if p != shard}
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    ran("finish", tmp_path / "s")
+    assert tree(tmp_path / "s") == whole
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_several_devices_share_the_parts(
+    corpus: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenstore.build import local
+
+    def another(job: Job) -> list[Tokenizer]:
+        return [job.load_on("cpu")]
+
+    monkeypatch.setattr(local, "_other_tokenizers", another)
+    ran("build", corpus, "-o", tmp_path / "s", *SMALL)
+    assert tree(tmp_path / "s") == whole
+    broken = run("build", corpus, "-o", tmp_path / "t", *SMALL, "--strict")
+    assert "broken.jpg" in refusal(broken)

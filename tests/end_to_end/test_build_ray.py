@@ -4,6 +4,7 @@ Skipped where Ray is not installed; the cluster is a process of its own (tests/r
 """
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -16,8 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from tests.toy_images import write_corpus
-from tokenstore.build.ray import Desk, desks
+from tokenstore.build.plan import BuildOptions
+from tokenstore.build.ray import Desk, Encoder, Making, desks
+from tokenstore.build.run import TokenizerMaker
 from tokenstore.cli.main import main
+from tokenstore.errors import BuildError
+from tokenstore.sources import open_source
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs ray; pip install 'tokenstore[ray]'"
@@ -121,6 +126,35 @@ def test_actors_leave_a_core_of_their_node_free_and_dead_nodes_get_none() -> Non
     cluster = [node("a", CPU=16, GPU=2), node("b", alive=False, CPU=8), node("c", CPU=1), node("d")]
     assert list(desks(cluster, "cpu")) == [Desk("a", 0, 15, 0), Desk("c", 0, 1, 0)]
     assert list(desks(cluster, "cuda")) == [Desk("a", 0, 7, 1), Desk("a", 1, 7, 1)]
+
+
+@pytest.fixture
+def encoder(toy_tokenizer: str, tmp_path: Path) -> Encoder:
+    """What an actor is, without Ray, for a build that is planned."""
+    corpus = write_corpus(tmp_path / "photos", {"train": 10})
+    words = ["plan", str(corpus), "-o", str(tmp_path / "s"), *SMALL]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    making = Making(open_source(str(corpus)), TokenizerMaker(BuildOptions(toy_tokenizer)))
+    return Encoder(making, str(tmp_path / "s.building"), str(Path.cwd()), Desk("a", 0, 1, 0))
+
+
+def test_an_actor_does_the_parts_that_nobody_has_done(encoder: Encoder) -> None:
+    assert encoder.ready() == []
+    slots = encoder.bench.plan.slots()
+    first = encoder.tokenize(slots[:1])
+    assert [report.name for report in first] == ["train-000000"]
+    again = encoder.tokenize(slots)
+    assert [report.count for report in again] == [4, 4, 2]
+    assert (again[0].began, again[0].ended) == (first[0].began, first[0].ended)
+
+
+def test_a_node_with_other_versions_is_refused(encoder: Encoder) -> None:
+    plan = Path(encoder.staging_url) / "plan.json"
+    facts = json.loads(plan.read_text())
+    facts["versions"]["numpy"] = "0.1"
+    plan.write_text(json.dumps(facts))
+    with pytest.raises(BuildError, match=r"other versions than the plan: numpy: .*, was \"0\.1\""):
+        encoder.ready()
 
 
 def test_without_ray_the_engine_says_what_to_install(

@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from seit_train.launch import TrainRequest
+from seit_train.evaluate.trained import load_trained
+from seit_train.launch import TrainRequest, train
 from tests import toy_tokenizer
 from tests.seit_train import toy_task
 from tests.toy_store import ToyStore, write_toy_store
+from tokenstore.build.engine import Running
+from tokenstore.build.plan import BuildOptions
+from tokenstore.build.run import build_store
 
 RECIPE = """
 toy:
@@ -33,6 +39,16 @@ classify:
   loop: {log_every: 2}
   model: {width: 32, depth: 2, heads: 2, stem: conv2x2, embedding: ids, ids: {width: 8}}
   augment: [{random_resized_crop: {size: 8}}, {cutmix: {}}]
+"""
+
+GREY_RECIPE = """
+classify:
+  steps: 40
+  batch_size: 12
+  lr: 3.0e-3
+  loop: {precision: fp32}
+  model: {width: 24, depth: 1, heads: 2, stem: linear, drop_path: 0.0}
+  augment: []
 """
 
 
@@ -74,3 +90,34 @@ def request_run(store, recipe, tmp_path):
         return TrainRequest(task, store.url, place, str(recipe), overrides, **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def greys(tmp_path_factory):
+    """8 pictures each, in train and val, of three slightly different greys, as noise."""
+    folder, rng = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+    for split in ("train", "val"):
+        for label, grey in enumerate((110, 128, 146)):
+            for number in range(8):
+                path = folder / split / f"grey{label}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                noise = rng.integers(-6, 7, (32, 32, 3))
+                Image.fromarray((grey + noise).astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def grey_runs(greys, tmp_path_factory):
+    """A run that embeds by the codebook, and one that embeds ids."""
+    place = tmp_path_factory.mktemp("attacked")
+    options = BuildOptions(tokenizer="pocket", image_size=(32, 32))
+    build_store(str(greys), place / "s", options, Running(1))
+    (place / "r.yaml").write_text(GREY_RECIPE)
+
+    def make(name, *more):
+        request = TrainRequest(
+            "classify", str(place / "s"), place / name, str(place / "r.yaml"), more
+        )
+        return load_trained(train(request).run.folder)
+
+    return {"codebook": make("a"), "ids": make("b", "model.embedding=ids", "model.ids.width=8")}

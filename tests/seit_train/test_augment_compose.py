@@ -6,8 +6,8 @@ import yaml
 
 from seit_train.augment.base import Surroundings
 from seit_train.augment.compose import Policy, parse_entry, written
-from seit_train.config import read_recipe, recipe_text
 from seit_train.embed import Codebook
+from seit_train.recipe import read_recipe, recipe_text
 from tests.toy_facts import make_batch, make_facts, seeded
 from tokenstore.errors import TrainingError, UnknownName, UsageError
 

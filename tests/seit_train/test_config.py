@@ -2,15 +2,8 @@
 
 import pytest
 
-from seit_train.config import (
-    OptimConfig,
-    RunConfig,
-    make_config,
-    parse_recipe,
-    read_recipe,
-    recipe_names,
-    recipe_text,
-)
+from seit_train.config import OptimConfig, RunConfig, make_config
+from seit_train.recipe import parse_recipe, read_recipe, recipe_names, recipe_text
 from tokenstore.errors import UnknownName, UsageError
 from tokenstore.registry import find
 

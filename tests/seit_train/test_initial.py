@@ -235,5 +235,6 @@ def test_a_file_of_another_network_is_refused(store, tmp_path):
         init_weights(place, StoreIdentity.of(store))
 
 
-def test_names_are_told_once_for_all_blocks():
-    assert grouped(["blocks.0.a.b", "blocks.1.a.b", "head.bias"]) == "blocks.*.a.b, head.bias"
+def test_names_are_told_once_for_all_blocks_and_whole_parts_by_their_name():
+    names = ["blocks.0.a.b", "blocks.1.a.b", "head.bias", "decoder.x.weight", "decoder.x.bias"]
+    assert grouped(names, ["blocks.0.c", "head.weight"]) == "blocks.*.a.b, decoder, head.bias"

@@ -4,13 +4,21 @@ Smoothing, dropout and augmentation are off, half of the positions are masked. T
 ranks, so nothing but memory helps.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from seit_train.data import TokenBatch
+from seit_train.tasks.base import MaskFacts
 from tests.toy_facts import make_batch, make_facts, seeded
 from tokenstore.registry import find, names
 
-FACTS = make_facts(side=6, codes=30, classes=4)
+SIDE, PIXELS, CLASSES = 6, 4, 4
+FACTS = replace(
+    make_facts(side=SIDE, codes=30, classes=CLASSES),
+    masks=MaskFacts((SIDE * PIXELS,) * 2, tuple("abcd"), None),
+)
 STEPS, RATE = 260, 8e-3
 VIT = {"width": 64, "depth": 2, "heads": 4, "drop_path": 0.0}
 # The head multiplies normed vectors with rows of length 1: wide ones can say more.
@@ -31,6 +39,15 @@ CASES = {
         "model": {**VIT, **IDS, "stem": "conv2x2", "embedding": "ids"},
         "label_smoothing": 0.0,
     },
+    "pixels": {
+        "model": VIT,
+        "image_size": 32,
+        "rand_augment": None,
+        "mixing": (),
+        "label_smoothing": 0.0,
+        "workers": 0,
+    },
+    "segment": {"model": {**VIT, "head": "convolutions"}},
     "tokenadapt": {"model": {"width": 64, "heads": 2}},
     "mtm": MASKED,
     "mtm simmim": {**MASKED, "method": "simmim"},
@@ -51,8 +68,22 @@ CASES = {
 TWO_VIEWS = {"mtm mage-c", "mtm lut", "mtm lut on simmim", "mtm lut alone"}  # twice the work
 
 
+def make_images(task):
+    """32 random images: ranks with labels, or with a class at each position, or pixels."""
+    batch = make_batch(FACTS, 32)
+    if task.uses_masks:
+        classes = torch.randint(CLASSES, (32, SIDE, SIDE), generator=seeded(5))
+        masks = classes.repeat_interleave(PIXELS, 1).repeat_interleave(PIXELS, 2)
+        return replace(batch, labels=None, masks=masks.to(torch.uint8))
+    if not task.reads_ranks:
+        pixels = torch.randint(256, (32, 3, 32, 32), generator=seeded(5), dtype=torch.uint8)
+        return TokenBatch(pixels, batch.labels, batch.valid, batch.index, None)
+    return batch
+
+
 def test_no_task_is_left_out():
-    assert {name.partition(" ")[0] for name in CASES} == set(names("seit_train.tasks"))
+    known = set(names("seit_train.tasks")) - {"toy"}  # of the tests themselves
+    assert {name.partition(" ")[0] for name in CASES} == known
 
 
 @pytest.mark.parametrize(
@@ -66,7 +97,7 @@ def test_32_images_are_learnt_by_heart(name):
     run = {"task": kind.name, "steps": STEPS, "batch_size": 32, "lr": RATE}
     task = kind(kind.Config(**run, **settings), FACTS)
     torch.manual_seed(0)
-    model, batch = task.build_model().train(), make_batch(FACTS, 32)
+    model, batch = task.build_model().train(), make_images(task)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=0.0)
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS, pct_start=0.1)

@@ -8,15 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seit_train.augment.token_adapt import token_adapt_origin
+from seit_train.augment.token_adapt import AdapterOrigin, MadeBy
 from seit_train.checkpoint import MODEL
-from seit_train.config import make_config, parse_recipe, read_recipe, recipe_names, recipe_text
+from seit_train.config import make_config
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
+from seit_train.recipe import parse_recipe, read_recipe, recipe_names, recipe_text
 from seit_train.recipe_card import read_card, recipe_cards
 from seit_train.tasks.base import MaskFacts
 from tests.toy_facts import make_facts
 from tokenstore.errors import TrainingError, UsageError
 from tokenstore.registry import find
+from tokenstore.tokenizers import load_tokenizer
 
 SECTIONS = [
     (name, task) for name in recipe_names() for task in parse_recipe(recipe_text(name), name)
@@ -36,7 +38,13 @@ PUBLISHED = {
 
 def facts_of(name, task):
     if task == "tokenadapt":
-        return replace(PAIRS, grid=(64, 32))
+        pocket = load_tokenizer("pocket")  # which cpu_tiny tunes
+        made_by = {
+            "name": "pocket",
+            "config": pocket.describe(),
+            "weights": pocket.weights_sha256,
+        }
+        return replace(PAIRS, grid=(64, 32), codes=replace(PAIRS.codes, tokenizer=made_by))
     if task == "segment":
         side = 64 if name.startswith("ade20k") else 32
         facts = make_facts(side=side, codes=391, width=32, classes=0)
@@ -53,8 +61,9 @@ def adapted(tmp_path, monkeypatch):
     model = TokenAdapt(config, FACTS.grid, 32, FACTS.codes.ids)
     place = tmp_path / "runs" / "adapt"
     place.mkdir(parents=True)
-    origin = token_adapt_origin(config, FACTS.codes.tokenizer)
-    save_file(model.state_dict(), place / MODEL, origin)
+    made_by = MadeBy(name=FACTS.codes.tokenizer["name"], weights=None)
+    origin = AdapterOrigin(sizes=config, grid=FACTS.grid, tokenizer=made_by)
+    save_file(model.state_dict(), place / MODEL, origin.as_metadata())
     monkeypatch.chdir(tmp_path)
 
 

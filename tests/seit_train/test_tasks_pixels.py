@@ -1,5 +1,6 @@
 """Pixels as the last stage: from tokens to pictures, by the same loop, judged on pictures."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -178,3 +179,17 @@ def test_its_layers_are_those_of_the_vit():
     layers = {name: task.layer_of(name) for name, _ in task.build_model().named_parameters()}
     assert set(layers.values()) == {0, 1, 2, 3}
     assert find("seit_train.tasks", "pixels") is Pixels
+
+
+def test_a_run_on_pixels_is_corrupted_attacked_and_exported(request_pixels, pictures, tmp_path):
+    folder = str(train(request_pixels("steps=4", "mixing=[]")).run.folder)
+    words = ["evaluate", folder, "--images", str(pictures), "--json", "--corruption", "contrast:5"]
+    more = ["--attack", "apgd-ce", "--eps", "8", "--steps", "2"]
+    result = CliRunner().invoke(main, [*words, *more])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert list(found["corruptions"]["kinds"]) == ["contrast"]
+    assert [row["eps"] for row in found["attack"]["rows"]] == [0, 8]
+    assert found["attack"]["rows"][0]["top1"] == found["top1"]
+    result = CliRunner().invoke(main, ["export", folder, "-o", str(tmp_path / "m.pt2")])
+    assert result.exit_code == 0, result.output

@@ -10,17 +10,32 @@ from safetensors.torch import load_file, save_file
 
 from seit_train.augment.base import Codes, Surroundings, View
 from seit_train.augment.compose import make_augmentation
-from seit_train.augment.geometry import KINDS, Geometry, draw_warps, pair_warps, warp
+from seit_train.augment.geometry import (
+    KINDS,
+    Geometry,
+    draw_warps,
+    pair_warps,
+    warp,
+    warp_pictures,
+)
 from seit_train.cli.main import main
 from seit_train.launch import train
+from seit_train.metrics import read_metrics
 from seit_train.models.token_adapt import TokenAdapt, TokenAdaptConfig
-from seit_train.pairs import PairRequest, pair_store, warp_pictures
+from seit_train.pairs import PairRequest, pair_store
+from seit_train.tasks.tokenadapt import share_of_errors
 from tests.toy_facts import make_facts, seeded
 from tests.toy_tokenizer import ToyTokenizer
 from tokenstore.errors import BuildError, Mismatch, TrainingError
 from tokenstore.preprocess import Preprocess
 
-WORDS = ["model.width=32", "model.heads=2", "batch_size=16", "loop.log_every=10"]
+WORDS = [
+    "model={width: 32, heads: 2}",
+    "lr=1e-3",
+    "objective=cross-entropy",
+    "optim.warmup_steps=0",
+]
+WORDS += ["loop.ema=null", "batch_size=16", "loop.log_every=10"]
 
 
 def tokenizer(side=32):
@@ -40,16 +55,37 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def trained(pictures, tmp_path):
-    """A run of two epochs on `pictures`, by the command that users type."""
-    words = ["tokenadapt", str(pictures), "-o", str(tmp_path / "run"), "--tokenizer", "toy"]
-    ran = CliRunner().invoke(main, [*words, *WORDS, "epochs=2"], catch_exceptions=False)
+def run_command(pictures, run, *words):
+    """`seit-train tokenadapt` on 64x64 pixels, 8x8 tokens, as users type it."""
+    options = ["-o", str(run), "--tokenizer", "toy", "--image-size", "64"]
+    command = ["tokenadapt", str(pictures), *options, *WORDS, *words]
+    ran = CliRunner().invoke(main, command, catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
-    return tmp_path / "run"
+    return ran.output
 
 
-def around(side=4, ids=64, **changes):
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Folder of what is made once: the tokenizer is known inside of a test only."""
+    return tmp_path_factory.mktemp("trained")
+
+
+@pytest.fixture
+def told(pictures, once):
+    """A run of two epochs on `pictures`, and what the command said; nobody changes it."""
+    said = once / "said.txt"
+    if not said.exists():
+        said.write_text(run_command(pictures, once / "run", "epochs=2"))
+    return once / "run", said.read_text()
+
+
+@pytest.fixture
+def trained(told):
+    """The folder of that run."""
+    return told[0]
+
+
+def around(side=8, ids=64, **changes):
     codes = {"name": "toy", "config": {}, "weights": None, **changes}
     codebook = torch.from_numpy(tokenizer().codebook)[:ids]
     return Surroundings((side, side), codebook, Codes(codes, {}, torch.arange(ids)))
@@ -73,6 +109,14 @@ def test_sizes_follow_the_grid_and_the_codebook(grid, channels):
     adapted = model.adapt(torch.zeros(2, channels, *grid))
     assert adapted.shape == (2, channels, 2 * grid[0], 2 * grid[1])
     assert model.restore(adapted[:, :, :8, :4]).shape == (2, 4, 2, 50)
+
+
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_published_halves_are_made_for_the_grids_of_256_and_512_pixels(side):
+    """16x16 of taming's VQGAN, 32x32 of ViT-VQGAN, 64x64 of segmentation."""
+    model = TokenAdapt(TokenAdaptConfig(width=32, heads=2), (side, side), 32, torch.arange(391))
+    logits = model.restore(model.adapt(torch.zeros(1, 32, side, side)))
+    assert logits.shape == (1, side, side, 391)
 
 
 # ------------------------------------------------------------------------------- geometry
@@ -139,7 +183,7 @@ def test_pairs_are_the_tokens_of_a_picture_over_those_of_its_warped_form(picture
     from PIL import Image
 
     store = pair_store(PairRequest(str(pictures)), tokenizer(), tmp_path / "pairs")
-    assert len(store["train"]) == 27 * 8 and len(store["val"]) == 3 * 8
+    assert len(store["train"]) == 27 * 8 and len(store["val"]) == 3 * 7
     assert store.manifest.classes == KINDS
     image = tokenizer().preprocess(Image.open(pictures / "01.png"))
     for number in range(8, 16):
@@ -148,9 +192,8 @@ def test_pairs_are_the_tokens_of_a_picture_over_those_of_its_warped_form(picture
         assert sample.label == kind
         ids = store.ids(sample.ranks[None])[0]
         assert np.array_equal(ids[:4], tokenizer().encode(image[None])[0])
-        warped = warp_pictures(
-            torch.from_numpy(image)[None], torch.tensor([number]), torch.tensor([kind])
-        )
+        warps = pair_warps(torch.tensor([number]), torch.tensor([kind]), (32, 32))
+        warped = warp_pictures(torch.from_numpy(image)[None], warps, (32, 32))
         assert np.array_equal(ids[4:], tokenizer().encode(warped)[0])
     assert np.array_equal(store["train"][8].ranks[:4], store["train"][8].ranks[4:])
 
@@ -181,6 +224,26 @@ def test_training_from_pictures_reports_exact_ids_of_every_kind(trained):
     assert "val_loss" in last and lines[-1]["step"] > 20
 
 
+def test_the_command_prints_what_it_measured_on_held_out_images(told):
+    run, said = told
+    last = [line for line in read_metrics(run) if "val_loss" in line][-1]
+    for kind in KINDS:
+        nats, exact, naive = (last[f"val_{name}_{kind}"] for name in ("loss", "exact", "naive"))
+        assert f"{kind:<14} {nats:5.2f} {exact:6.1%} {naive:6.1%}" in said
+    losses = [last[f"val_loss_{kind}"] for kind in KINDS]
+    assert np.mean(losses) == pytest.approx(last["val_loss"])  # as many pairs of each kind
+
+
+def test_the_share_of_errors_is_that_of_argmax_for_clear_logits_and_has_a_slope():
+    logits = 30 * torch.randn(4, 5, 5, 30, generator=seeded(9))
+    after = torch.randint(30, (4, 5, 5), generator=seeded(10))
+    wrong = logits.argmax(dim=-1) != after
+    assert float((share_of_errors(logits, after) - wrong.float()).mean().abs()) < 0.01
+    near = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    share_of_errors(near, torch.zeros(1, 1, 1, dtype=torch.int64)).backward()
+    assert near.grad[0, 0, 0, 0] < -1
+
+
 def test_sheets_show_every_way_beside_the_original(trained):
     from PIL import Image
 
@@ -194,13 +257,13 @@ def test_sheets_show_every_way_beside_the_original(trained):
 
 
 def test_a_run_is_used_frozen_and_gives_rows_of_the_codebook(trained):
-    adapt = make_augmentation({"token_adapt": {"weights": str(trained), "size": 4}}, around())
+    adapt = make_augmentation({"token_adapt": {"weights": str(trained), "size": 8}}, around())
     assert not any(p.requires_grad for p in adapt.parameters())
-    ids = torch.randint(64, (6, 4, 4), generator=seeded(3))
+    ids = torch.randint(64, (6, 8, 8), generator=seeded(3))
     rows = torch.from_numpy(tokenizer().codebook)
     grid, targets, _ = adapt(View(rows[ids].permute(0, 3, 1, 2), torch.eye(6)), seeded(4))
     distances = torch.cdist(grid.permute(0, 2, 3, 1).reshape(-1, 3), rows).min(dim=1).values
-    assert distances.max() == 0 and grid.shape == (6, 3, 4, 4)
+    assert distances.max() == 0 and grid.shape == (6, 3, 8, 8)
     assert torch.equal(targets, torch.eye(6))
 
 
@@ -235,9 +298,14 @@ def test_half_of_each_batch_goes_through_it_in_training(trained, request_run, ta
 def test_only_ids_that_the_store_knows_come_out(trained):
     some = around(ids=10)
     adapt = make_augmentation({"token_adapt": {"weights": str(trained)}}, some)
-    grid = torch.randn(8, 3, 4, 4, generator=seeded(7)) * 100 + 128
+    grid = torch.randn(8, 3, 8, 8, generator=seeded(7)) * 100 + 128
     after = adapt(View(grid, None), seeded(8)).tokens.permute(0, 2, 3, 1).reshape(-1, 3)
     assert torch.cdist(after, some.codebook).min(dim=1).values.max() == 0
+
+
+def test_published_halves_are_refused_for_grids_of_another_size(trained):
+    with pytest.raises(Mismatch, match="grids of 8x8, .* here they are 16x16"):
+        make_augmentation({"token_adapt": {"weights": str(trained)}}, around(side=16))
 
 
 def test_one_of_another_tokenizer_is_refused_and_so_is_no_token_adapt_at_all(trained, tmp_path):
@@ -253,14 +321,14 @@ def test_one_of_another_tokenizer_is_refused_and_so_is_no_token_adapt_at_all(tra
         make_augmentation(
             {"token_adapt": {"weights": str(tmp_path / "other.safetensors")}}, around()
         )
-    facts = make_facts(side=4)
+    facts = make_facts(side=8)
     with pytest.raises(TrainingError, match="known tokenizer"):
-        make_augmentation(entry, Surroundings((4, 4), facts.codebook))
+        make_augmentation(entry, Surroundings((8, 8), facts.codebook))
 
 
 def test_the_weights_file_says_which_ids_its_logits_are(trained):
-    file = next(trained.glob("checkpoints/best/model.safetensors"))
-    assert load_file(file)["ids"].tolist() != list(range(len(load_file(file)["ids"])))
+    ids = load_file(trained / "checkpoints/best/model.safetensors")["adapter.ids"].tolist()
+    assert ids != sorted(ids)  # in the order of their popularity, not of the codebook
 
 
 # -------------------------------------------------------------------------------- roundtrip

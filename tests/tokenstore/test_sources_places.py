@@ -10,10 +10,11 @@ import pytest
 from tests.http_folder import serve
 from tests.toy_images import write_corpus
 from tests.toy_masks import write_file
-from tokenstore.errors import ImageRejected, SourceError
+from tokenstore.errors import ImageRejected, SourceError, UsageError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import MAX_BYTES
 from tokenstore.sources.places import Found, Place
+from tokenstore.storage import open_storage
 
 
 @pytest.fixture
@@ -49,9 +50,10 @@ def test_files_are_listed_and_read_alike_everywhere(tmp_path: Path, scheme: str)
     ],
 )
 def test_a_url_with_credentials_in_it_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(SourceError, match="environment") as caught:
-        open_source(url)
-    assert "very-secret" not in str(caught.value)
+    for opened in (open_source, open_storage):
+        with pytest.raises(UsageError, match="environment") as caught:
+            opened(url)
+        assert "very-secret" not in str(caught.value)
 
 
 def test_a_tar_behind_http_is_read_in_ranges(corpus: Path, tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_numbers_of_the_manifest_that_the_files_belie_are_found(store):
     rejects = store.manifest.rejects.model_copy(update={"count": 7})
     republish(store, vocabulary=entropy, rejects=rejects, classes=("only", "two"))
     whats = {what for _, what in found(store.storage)}
-    assert whats == {"entropy", "rejects", "label"}
+    assert whats == {"entropy", "rejects", "label", "mask"}
 
 
 def test_names_that_do_not_carry_their_hash_are_found(store):
@@ -273,7 +273,7 @@ def test_equal_keys_are_found(tmp_path, monkeypatch):
     write_small_store(tmp_path)
     (finding,) = verify_store(tmp_path)
     assert finding.place == "split 'train': samples 2 and 17"
-    assert finding.found == "'ordner ä/train_002' twice"
+    assert finding.found == "'ordner ä/train_002, view 0' twice"
 
 
 def test_an_index_that_is_right_in_itself_but_not_of_its_shard_is_found(store):

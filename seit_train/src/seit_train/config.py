@@ -1,45 +1,24 @@
 """Configuration: the settings that every run has, and the way from recipe and overrides to them.
 
-A recipe is a YAML file with one section for each task that it serves; `key=value` overrides from
-the command line are laid over the section, and the result is checked as a whole by pydantic before
-anything else happens. Tasks add their own keys by subclassing `RunConfig` beside their code. What
-the keys of a task mean, and whether they fit a store, is the task's business.
+`key=value` overrides from the command line are laid over a section of a recipe (see `recipe`), and
+the result is checked as a whole by pydantic before anything else happens. Tasks add their own keys
+by subclassing `RunConfig` beside their code. What the keys of a task mean, and whether they fit a
+store, is the task's business.
 """
 
-import importlib.resources
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from seit_train.recipe import parse_yaml
 from tokenstore.cache import CACHE_BYTES
 from tokenstore.errors import UnknownName, UsageError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-DEFAULT_RECIPE = "cpu_tiny"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML as everybody reads it: `1e-3` is a number, and `on` is a word (YAML 1.2)."""
-
-
-_BOOL = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    _BOOL, re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 class Settings(BaseModel):
@@ -217,70 +196,6 @@ def make_config(
         raise _explain(error, kind, origin) from None
 
 
-def read_recipe(place: str, task: str) -> dict[str, Any]:
-    """The section of a recipe for one task, with its `task` key set.
-
-    Args:
-        place: name of a recipe that comes with the package, or path of a YAML file.
-        task: name of the task.
-
-    Raises:
-        UnknownName: no recipe of that name, or the recipe has no section for the task.
-        UsageError: the file is no recipe.
-    """
-    sections = parse_recipe(recipe_text(place), place)
-    if task not in sections:
-        raise UnknownName(f"task in recipe '{place}'", task, sections)
-    return {**sections[task], "task": task}
-
-
-def parse_recipe(text: str, origin: str) -> dict[str, dict[str, Any]]:
-    """Sections of a recipe by task.
-
-    Raises:
-        UsageError: the text is not a YAML mapping of task names to mappings.
-    """
-    try:
-        sections = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"recipe '{origin}' is not YAML: {_one_line(error)}") from error
-    is_recipe = isinstance(sections, dict) and all(isinstance(s, dict) for s in sections.values())
-    if not is_recipe:
-        raise UsageError(
-            f"recipe '{origin}' is not a mapping of task names to their settings, such as "
-            "'mtm: {epochs: 100, batch_size: 256, lr: 1.0e-3}'"
-        )
-    return typing.cast(dict[str, dict[str, Any]], sections)
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(Path(f.name).stem for f in _recipe_folder().iterdir() if f.name.endswith(".yaml"))
-
-
-def recipe_text(place: str) -> str:
-    """A recipe as it stands in its file, header comment included.
-
-    Raises:
-        UnknownName: `place` is neither a recipe's name nor a file.
-        UsageError: the file cannot be read as text.
-    """
-    if place in recipe_names():
-        text: str = _recipe_folder().joinpath(f"{place}.yaml").read_text(encoding="utf-8")
-        return text
-    path = Path(place)
-    if not path.is_file():
-        raise UnknownName("recipe", place, recipe_names(), "A path of a YAML file is fine too.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe file '{place}' cannot be read: {error}") from error
-
-
-def _recipe_folder() -> Any:
-    return importlib.resources.files("seit_train").joinpath("recipes")
-
-
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """A deep copy of `base` with the keys of `over` laid over it."""
     result = dict(base)
@@ -298,14 +213,9 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
     if not equals or not key:
         raise UsageError(f"'{override}' is no key=value override, such as optim.weight_decay=0.05")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"the value of '{override}' is not YAML: {_one_line(error)}") from error
-    return key.split("."), value
-
-
-def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())
+        return key.split("."), parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"the value of '{override}' is not YAML: {error}") from error
 
 
 # Settings that say the same thing: asking for one takes back what the recipe says with the others.
@@ -319,9 +229,8 @@ def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
         below = group.get(name)
         group[name] = dict(below) if isinstance(below, dict) else {}
         group = group[name]
-    if value is not None:
-        for other in _TAKES_BACK.get(key[-1], ()):
-            group.pop(other, None)
+    for other in _TAKES_BACK.get(key[-1], ()) if value is not None else ():
+        group.pop(other, None)
     group[key[-1]] = value
 
 

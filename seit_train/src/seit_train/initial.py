@@ -42,7 +42,9 @@ def start_from(place: Path, task: Task, model: nn.Module, store: StoreIdentity) 
         ("not used", report.unused),
     ):
         if names:
-            _log.info("  %s: %s", what, grouped(names))
+            told = (report.loaded, report.resized, report.new, report.unused)
+            others = [name for some in told if some is not names for name in some]
+            _log.info("  %s: %s", what, grouped(names, others))
 
 
 def init_weights(
@@ -79,9 +81,16 @@ def init_weights(
     return _published(file, weights, store)
 
 
-def grouped(names: Sequence[str]) -> str:
-    """["blocks.0.ls.gamma", "blocks.1.ls.gamma", "head.bias"] -> "blocks.*.ls.gamma, head.bias"."""
-    return ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", name) for name in names}))
+def grouped(names: Sequence[str], others: Sequence[str]) -> str:
+    """Names to be told, in short: blocks together, and a part by its name if it is here as a whole.
+
+    ["blocks.0.ls.gamma", "blocks.1.ls.gamma", "decoder.a", "decoder.b"] beside ["blocks.0.norm"] ->
+    "blocks.*.ls.gamma, decoder"
+    """
+    divided = {name.partition(".")[0] for name in others}
+    parts = {name: name.partition(".")[0] for name in names}
+    told = {re.sub(r"\.\d+\.", ".*.", n) if part in divided else part for n, part in parts.items()}
+    return ", ".join(sorted(told))
 
 
 def _published(file: Path, weights: dict[str, Tensor], store: StoreIdentity) -> dict[str, Tensor]:

@@ -14,12 +14,13 @@ import torch
 
 from seit_train.augment.compose import written
 from seit_train.checkpoint import has_checkpoint
-from seit_train.config import DEFAULT_RECIPE, DataConfig, RunConfig, make_config, read_recipe
+from seit_train.config import DataConfig, RunConfig, make_config
 from seit_train.data import Samples, training_split
 from seit_train.distributed import joined_world, wait_for_all
 from seit_train.initial import start_from
 from seit_train.out_of_memory import memory_explained
 from seit_train.pictures import open_pictures
+from seit_train.recipe import DEFAULT_RECIPE, read_recipe
 from seit_train.run import CONFIG, Run, StoreIdentity
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seit_train.augment.geometry import KINDS, pair_warps, warp
+from seit_train.augment.geometry import KINDS, pair_warps, warp_pictures
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.entries import OrderEntry, SourceEntry, SplitEntry, TokenizerEntry
 from tokenstore.errors import BuildError, ImageRejected
@@ -50,7 +50,7 @@ class PairRequest:
 
     Attributes:
         images: the corpus, as `tokenstore build` takes it.
-        views: pairs of each image.
+        views: pairs of each image to train on; of one to judge by, there is one of each kind.
         limit: images at most, over both splits; None means all.
     """
 
@@ -85,6 +85,30 @@ def pair_store(request: PairRequest, tokenizer: Tokenizer, place: Path) -> Store
     _make(source, _splits(listing, request.limit), request.views, tokenizer, (staging, entry))
     staging.rename(place)
     return open_store(place)
+
+
+def keep_pictures(request: PairRequest, tokenizer: Tokenizer, file: Path) -> None:
+    """Write the pictures of the pairs of train as uint8 [n,H,W,3], for pairs that are made anew.
+
+    Args:
+        request: that of the store of pairs.
+        tokenizer: the one that made it.
+        file: an .npy file; one that is there is left as it is.
+    """
+    if file.exists():
+        return
+    source = open_source(request.images)
+    items = _splits(source.listing(), request.limit)["train"]
+    building = file.with_name(f".{file.name}.building")
+    shape = (len(items), *tokenizer.preprocessing.size, 3)
+    kept = np.lib.format.open_memmap(building, "w+", np.uint8, shape)
+    with WorkProgress("keeping pictures", len(items), "images") as progress:
+        first = 0  # rejects are left out, as in the store; their rows at the end stay empty
+        for pictures in _pictures(source, "train", items, tokenizer, [], progress):
+            kept[first : first + len(pictures)] = pictures
+            first += len(pictures)
+    kept.flush()
+    building.replace(file)
 
 
 def _splits(listing: Listing, limit: int | None) -> dict[str, list[Item]]:
@@ -124,7 +148,9 @@ def _make(
     with WorkProgress("making pairs", sum(map(len, splits.values())), "images") as progress:
         for split, items in splits.items():
             pictures = _pictures(source, split, items, tokenizer, rejects, progress)
-            parts = list(_tokenized(pictures, views, tokenizer))
+            # One pair of each kind judges as well as more, in less time.
+            pairs = views if split == "train" else len(KINDS)
+            parts = list(_tokenized(pictures, pairs, tokenizer))
             if parts:
                 ids[split] = np.concatenate([part[0] for part in parts])
                 kinds[split] = np.concatenate([part[1] for part in parts])
@@ -172,20 +198,11 @@ def _tokenized(
         index = first + torch.arange(len(kinds))
         first += len(kinds)
         before = tokenizer.encode(pictures).repeat_interleave(views, dim=0)
-        warped = warp_pictures(torch.from_numpy(pictures).repeat_interleave(views, 0), index, kinds)
+        size = pictures.shape[1], pictures.shape[2]
+        repeated = torch.from_numpy(pictures).repeat_interleave(views, dim=0)
+        warped = warp_pictures(repeated, pair_warps(index, kinds, size), size)
         after = torch.cat([tokenizer.encode(part) for part in warped.split(_IMAGES_AT_ONCE)])
         yield torch.cat([before, after], dim=1).numpy(), kinds.numpy()
-
-
-def warp_pictures(pictures: torch.Tensor, index: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
-    """Do to pixels, uint8 [n,H,W,3], what the pairs of these numbers and kinds do to tokens.
-
-    What comes from outside of a picture is black.
-    """
-    size = pictures.shape[1], pictures.shape[2]
-    pixels = pictures.permute(0, 3, 1, 2).float()
-    warped = warp(pixels, pair_warps(index, kinds, size), size)
-    return warped.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _write(

@@ -16,7 +16,7 @@ The header is a comment, so a recipe stays a YAML file of settings; those are co
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from seit_train.config import parse_recipe, recipe_names, recipe_text
+from seit_train.recipe import parse_recipe, recipe_names, recipe_text
 from tokenstore.errors import UsageError
 
 _FIELDS = ("command", "variants", "store", "hardware", "hours", "expected", "source")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenstore.disk import flush_folder, is_writing, mapped, write_through, writer_mark
 from tokenstore.errors import CorruptStore, StoreError
 from tokenstore.retrying import Persistent
+from tokenstore.urls import is_remote
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
@@ -126,9 +127,7 @@ class Storage(ABC):
 def open_storage(place: str | Path) -> Storage:
     """The storage at a local folder or an fsspec URL; nothing is touched yet."""
     text = str(place)
-    if "://" in text and not text.startswith("file://"):
-        return RemoteStorage(text)
-    return LocalStorage(text.removeprefix("file://"))
+    return RemoteStorage(text) if is_remote(text) else LocalStorage(text.removeprefix("file://"))
 
 
 class LocalStorage(Storage):
@@ -261,8 +260,7 @@ class RemoteStorage(Storage):
             system, self._folder = fsspec.core.url_to_fs(self.url)
         except ImportError as error:
             raise StoreError(
-                f"cannot open '{url}': {error}. What http and s3 need comes with "
-                '`pip install "tokenstore[remote]"`.'
+                f"cannot open '{url}': {error}. `pip install 'tokenstore[remote]'` brings it."
             ) from error
         except ValueError as error:
             raise StoreError(f"cannot open '{url}': {error}") from error

@@ -64,10 +64,13 @@ def pair_warps(index: Tensor, kinds: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     column = torch.arange(_COLUMNS, device=index.device)
     numbers = hash32(index[:, None] * _COLUMNS + column).double() / 2**32
-    numbers, geometry = numbers.float(), Geometry()
-    alone = kinds[:, None] == 1 + torch.arange(_ALONE, device=index.device)
-    is_all = (kinds == len(KINDS) - 1)[:, None]
-    return _warps(numbers, alone | is_all & _by_chance(numbers, geometry), grid, geometry)
+    return _warps_of_kinds(numbers.float(), kinds, grid)
+
+
+def fresh_warps(kinds: Tensor, grid: tuple[int, int], rng: torch.Generator) -> Tensor:
+    """As `pair_warps`, with a generator's numbers: another warp each time."""
+    numbers = torch.rand(len(kinds), _COLUMNS, generator=rng, device=rng.device)
+    return _warps_of_kinds(numbers, kinds, grid)
 
 
 def warp(images: Tensor, warps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
@@ -86,6 +89,20 @@ def warp(images: Tensor, warps: Tensor, size: tuple[int, int], mode: str = "bili
             images, warps.to(images.dtype), size, mode=mode, align_corners=False
         )
     return warped
+
+
+def warp_pictures(pictures: Tensor, warps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same for pixels, uint8 [n,H,W,3]; what comes from outside of a picture is black."""
+    warped = warp(pictures.permute(0, 3, 1, 2).float(), warps, size)
+    return warped.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _warps_of_kinds(numbers: Tensor, kinds: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The warps that uniform numbers [B,12] stand for where kinds [B] say what may happen."""
+    geometry = Geometry()
+    alone = kinds[:, None] == 1 + torch.arange(_ALONE, device=kinds.device)
+    is_all = (kinds == len(KINDS) - 1)[:, None]
+    return _warps(numbers, alone | is_all & _by_chance(numbers, geometry), grid, geometry)
 
 
 def _by_chance(numbers: Tensor, geometry: Geometry) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seit_train.augment.base import Augmentation, Surroundings, View, output_sizes
 from seit_train.augment.crop import CropSize, refuse_larger
-from seit_train.augment.geometry import Geometry, draw_warps, warp
+from seit_train.augment.geometry import Geometry, draw_warps, warp_pictures
 from seit_train.config import Settings
 from tokenstore.errors import TrainingError
 from tokenstore.preprocess import Preprocess
@@ -69,9 +69,8 @@ class Roundtrip(Augmentation[RoundtripOptions]):
         device = view.tokens.device
         warps = draw_warps(view.tokens, self.grid, self.options.geometry, rng)
         decoded = self.tokenizer.to_uint8(self.tokenizer.decode(self.ids[view.tokens].cpu()))
-        pixels = torch.from_numpy(decoded).to(device).permute(0, 3, 1, 2).float()
-        warped = warp(pixels, warps, self.pixels).round().clamp(0, 255).to(torch.uint8)
-        ids = self.tokenizer.encode(warped.permute(0, 2, 3, 1).contiguous().cpu())
+        warped = warp_pictures(torch.from_numpy(decoded).to(device), warps, self.pixels)
+        ids = self.tokenizer.encode(warped.cpu())
         return view._replace(tokens=self.ranks[ids.to(device)])
 
 

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from seit_train.config import recipe_text
+from seit_train.recipe import recipe_text
 from seit_train.recipe_card import RecipeCard, read_card, recipe_cards
 
 

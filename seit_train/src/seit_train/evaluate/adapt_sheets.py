@@ -16,7 +16,7 @@ from seit_train.augment.base import Codes, Surroundings, View
 from seit_train.augment.color_adapt import adapt
 from seit_train.augment.compose import make_augmentation
 from seit_train.augment.geometry import KINDS, pair_warps, warp
-from seit_train.augment.token_adapt import load_token_adapt
+from seit_train.augment.token_adapt import load_adapter
 from seit_train.embed import Codebook
 from tokenstore.contact_sheet import contact_sheet, save_picture
 from tokenstore.reader import Split, Store
@@ -79,8 +79,9 @@ class _Sheets:
         grid = self.around.size
         warps = pair_warps(torch.from_numpy(numbers), kinds, grid)
         naive = warp(before[:, None].float(), warps, grid, "nearest")[:, 0].long()
-        model = load_token_adapt(str(run), self.around)
-        adapted = warp(model.adapt(self.codebook(before)), warps, (2 * grid[0], 2 * grid[1]))
+        model = load_adapter(str(run), self.around)
+        sides = model.scale * grid[0], model.scale * grid[1]
+        adapted = warp(model.adapt(self.codebook(before)), warps, sides)
         return {
             "original": self._decoded(before),
             "pixels, tokenized": self._decoded(after),

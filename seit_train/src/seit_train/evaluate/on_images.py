@@ -2,26 +2,36 @@
 
 A model knows the codes of its vocabulary only, so the tokenizer searches these and no others, as it
 does in `tokenstore build --vocabulary`. Labels are the names of class folders, matched with the
-classes of the run.
+classes of the run (`class_map.py`); masks lie beside the images.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from seit_train.data import TokenBatch
+from seit_train.evaluate.class_map import BY_NAME, Scope
+from seit_train.evaluate.gallery import (
+    Chosen,
+    Decoded,
+    Gallery,
+    Picture,
+    choose_pictures,
+    judge_gallery,
+    stacked_targets,
+)
 from seit_train.evaluate.trained import Trained
 from seit_train.run import StoreIdentity
-from tokenstore.errors import ImageRejected, UsageError
+from tokenstore.errors import ImageRejected, Mismatch, UsageError
 from tokenstore.preprocess import Preprocess
-from tokenstore.progress import WorkProgress
 from tokenstore.sources import open_source
-from tokenstore.sources.base import Item, Listing, Source
+from tokenstore.sources.base import Listing, Source
 from tokenstore.tokenizers import load_tokenizer
 from tokenstore.tokenizers.base import Tokenizer
 
@@ -29,76 +39,88 @@ _BATCH = 64
 _DECODERS = 4
 
 
-class Picture(NamedTuple):
-    """An image that can be read, and its label in the classes of the run (or none)."""
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """Where the tokenizer's files lie, if not in its own place.
 
-    item: Item
-    label: int | None
+    Attributes:
+        weights: file or URL of its weights.
+        config: file of its architecture, for weights that cannot tell it.
+    """
+
+    weights: str | None = None
+    config: str | None = None
+
+
+OWN_PLACE = TokenizerFiles()
 
 
 def evaluate_images(
     trained: Trained,
     folder: Path,
     split: str | None = None,
-    weights: str | None = None,
-    config: str | None = None,
+    files: TokenizerFiles = OWN_PLACE,
+    scope: Scope = BY_NAME,
 ) -> dict[str, Any]:
-    """Metrics over a folder of pictures.
+    """Metrics over a folder of pictures; see `open_gallery` and `judge_gallery`."""
+    return judge_gallery(trained, open_gallery(trained, folder, split, files, scope))
+
+
+def open_gallery(
+    trained: Trained,
+    folder: Path,
+    split: str | None = None,
+    files: TokenizerFiles = OWN_PLACE,
+    scope: Scope = BY_NAME,
+) -> "TokenGallery":
+    """The pictures of a folder, for a run on tokens.
 
     Args:
         trained: the model.
-        folder: class folders, a folder with train/ val/ ..., or a plain folder.
+        folder: class folders, a folder with train/ val/ ..., images with masks, or a plain folder.
         split: which of its splits; None takes val where there is one, else the only one.
-        weights: file or URL of the tokenizer's weights; None means the tokenizer's own place.
-        config: file of its architecture, for weights that cannot tell it.
-
-    Returns:
-        The metrics, and `rejected`: how many images could not be read.
+        files: of the tokenizer.
+        scope: how folders and classes are matched.
 
     Raises:
-        Mismatch: other weights or settings than those that made the store.
+        Mismatch: other weights or settings than those that made the store, or other classes of
+            masks than those of the run.
         TokenizerError: a tokenizer that cannot search some of its codes only.
         UsageError: class folders that the run does not know, or a split that is not there.
     """
-    source = open_source(str(folder))
-    known = trained.run.store
-    classes = known.classes if trained.task.uses_labels else None
-    pictures = labelled_pictures(source.listing(), classes, split)
-    device = trained.world.device
-    tokenizer = load_run_tokenizer(known, device, weights, config)
+    source, known = open_source(str(folder)), trained.run.store
+    listing = source.listing()
+    if trained.task.uses_masks:
+        refuse_other_masks(trained, listing, folder)
+    chosen = choose_pictures(trained, listing, split, scope)
+    tokenizer = load_run_tokenizer(known, trained.world.device, files.weights, files.config)
     tokenizer.restrict(known.vocabulary.ids)
-    with WorkProgress("evaluating", total=len(pictures), unit="images") as progress:
-        batches = TokenizedPictures(source, pictures, tokenizer, known, device, progress)
-        metrics = trained.judge(batches)
-    return {**metrics, "rejected": batches.rejected}
+    return TokenGallery(trained, source, chosen, tokenizer)
 
 
-def labelled_pictures(
-    listing: Listing, classes: tuple[str, ...] | None, split: str | None
-) -> list[Picture]:
-    """The images of one split, labelled by the names of the run's classes; None asks for no labels.
+def refuse_other_masks(trained: Trained, listing: Listing, folder: Path) -> None:
+    """Refuse pictures without masks, or with masks that mean something else.
 
     Raises:
-        UsageError: no such split, or a class folder that is none of the run's classes.
+        UsageError: there are no masks.
+        Mismatch: classes or ignore index are not those of the run.
     """
-    if split is None:
-        split = "val" if "val" in listing.splits else next(iter(listing.splits))
-    if split not in listing.splits:
-        there = ", ".join(listing.splits)
-        raise UsageError(f"the images have no split '{split}', only: {there}")
-    items, names = listing.splits[split], listing.classes or ()
-    if classes is None:
-        return [Picture(item, None) for item in items]
-    labels = {name: label for label, name in enumerate(classes)}
-    unknown = [name for name in names if name not in labels]
-    if unknown:
+    known = trained.run.store
+    masked = any(item.mask is not None for items in listing.splits.values() for item in items)
+    if not masked:
         raise UsageError(
-            f"class folder '{unknown[0]}' is none of the classes of the run "
-            f"({', '.join(classes[:5])}, ...). Rename it, or evaluate without it."
+            f"run '{trained.run.folder}' learnt from masks, and '{folder}' has none. Give a folder "
+            "with images/ and masks/ in it."
         )
-    return [
-        Picture(item, None if item.label is None else labels[names[item.label]]) for item in items
-    ]
+    ours = known.classes, (known.masks or {}).get("ignore_index")
+    theirs = tuple(listing.classes or ()), listing.ignore_index
+    if ours != theirs:
+        raise Mismatch(
+            f"run '{trained.run.folder}' knows the mask classes {', '.join(ours[0][:5])} ... "
+            f"({len(ours[0])}, ignored {ours[1]}), and '{folder}' has {', '.join(theirs[0][:5])} "
+            f"... ({len(theirs[0])}, ignored {theirs[1]}). Put the classes.json of the images that "
+            "the run learnt from into it."
+        )
 
 
 def load_run_tokenizer(
@@ -123,56 +145,73 @@ def load_run_tokenizer(
     return tokenizer
 
 
-class TokenizedPictures:
-    """Pictures as batches of ranks; counts what could not be read."""
+class TokenGallery(Gallery):
+    """Pictures for a run on tokens; counts what could not be read.
+
+    Attributes:
+        tokenizer: the store's own, searching the codes of its vocabulary.
+    """
 
     def __init__(
-        self,
-        source: Source,
-        pictures: list[Picture],
-        tokenizer: Tokenizer,
-        known: StoreIdentity,
-        device: torch.device,
-        progress: WorkProgress,
+        self, trained: Trained, source: Source, chosen: Chosen, tokenizer: Tokenizer
     ) -> None:
         """Prepare; nothing is read before the first batch is asked for."""
-        self._source, self._pictures, self._tokenizer = source, pictures, tokenizer
-        self._device, self._progress = device, progress
-        self._vocabulary = known.vocabulary
-        self.rejected = 0
+        self._source, self._pictures, self.targets = source, chosen.pictures, chosen.targets
+        self.tokenizer, self._trained = tokenizer, trained
 
-    def __iter__(self) -> Iterator[TokenBatch]:
-        """Batches of up to 64 images in the order of the listing."""
+    def __len__(self) -> int:
+        """See `Gallery.__len__`."""
+        return len(self._pictures)
+
+    def decoded(self) -> Iterator[Decoded]:
+        """Up to 64 pictures at a time."""
+        self.rejected = 0
         with ThreadPoolExecutor(_DECODERS) as pool:
             for start in range(0, len(self._pictures), _BATCH):
                 some = self._pictures[start : start + _BATCH]
-                decoded = list(pool.map(self._decode, some))
-                good = [number for number, array in enumerate(decoded) if array is not None]
+                read = list(pool.map(self._decode, some))
+                good = [number for number, one in enumerate(read) if one is not None]
                 self.rejected += len(some) - len(good)
-                if good:
-                    images = np.stack([array for array in decoded if array is not None])
-                    yield self._batch(images, [some[n] for n in good], start + np.array(good))
-                self._progress.advance(len(some))
+                if not good:
+                    continue
+                images, masks = zip(*(one for one in read if one is not None), strict=True)
+                left = [some[number] for number in good]
+                yield Decoded(
+                    np.stack(images),
+                    stacked_targets(left),
+                    start + np.array(good),
+                    [picture.item.key for picture in left],
+                    list(masks) if self._trained.task.uses_masks else None,
+                )
 
-    def _decode(self, picture: Picture) -> NDArray[np.uint8] | None:
+    def batch(self, decoded: Decoded) -> TokenBatch:
+        """See `Gallery.batch`; masks are of the size that the store has."""
+        device, masks = self._trained.world.device, None
+        # The model's autocast surrounds the iteration; in it the tokenizer would give other ids.
+        with torch.autocast(device.type, enabled=False):
+            ids = self.tokenizer.encode(decoded.images)
+        ranks = self._trained.run.store.vocabulary.to_ranks(ids.numpy()).astype(np.int64)
+        if decoded.masks is not None:
+            resize = self.tokenizer.preprocessing.apply_to_mask
+            masks = torch.from_numpy(np.stack([resize(mask) for mask in decoded.masks])).to(device)
+        return TokenBatch(
+            ranks=torch.from_numpy(ranks).to(device),
+            labels=None if decoded.targets is None else decoded.targets.to(device),
+            valid=torch.ones(len(ranks), dtype=torch.bool, device=device),
+            index=torch.from_numpy(decoded.numbers).to(device),
+            keys=decoded.keys,
+            masks=masks,
+        )
+
+    def _decode(
+        self, picture: Picture
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None] | None:
+        """A picture as the tokenizer takes it, and its mask; None where either is broken."""
         try:
-            return self._tokenizer.preprocess(self._source.load(picture.item))
+            image = self._source.load(picture.item)
+            mask = self._source.load_mask(picture.item) if self._trained.task.uses_masks else None
         except ImageRejected:
             return None
-
-    def _batch(
-        self, images: NDArray[np.uint8], pictures: list[Picture], index: NDArray[np.int64]
-    ) -> TokenBatch:
-        # The model's autocast surrounds the iteration; in it the tokenizer would give other ids.
-        with torch.autocast(self._device.type, enabled=False):
-            ids = self._tokenizer.encode(images)
-        ranks = torch.from_numpy(self._vocabulary.to_ranks(ids.numpy()).astype(np.int64))
-        known = [picture.label for picture in pictures if picture.label is not None]
-        labels = torch.tensor(known) if len(known) == len(pictures) else None
-        return TokenBatch(
-            ranks=ranks.to(self._device),
-            labels=None if labels is None else labels.to(self._device),
-            valid=torch.ones(len(images), dtype=torch.bool, device=self._device),
-            index=torch.from_numpy(index).to(self._device),
-            keys=[picture.item.key for picture in pictures],
-        )
+        if mask is not None and mask.shape != (image.height, image.width):
+            return None
+        return self.tokenizer.preprocess(image), mask

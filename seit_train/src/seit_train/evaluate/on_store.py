@@ -3,6 +3,8 @@
 from typing import Any
 
 from seit_train.data import iterate
+from seit_train.evaluate.class_map import Targets
+from seit_train.evaluate.classes import judge
 from seit_train.evaluate.trained import Trained
 from tokenstore.errors import Mismatch
 from tokenstore.reader import Split, open_store
@@ -16,7 +18,8 @@ def evaluate_store(trained: Trained, place: str, split: str) -> dict[str, Any]:
         UnknownName: no such split.
     """
     samples = matching_split(trained, place, split)
-    return trained.judge(iterate(trained.task.evaluation_batches(samples, trained.world)))
+    batches = iterate(trained.task.evaluation_batches(samples, trained.world))
+    return judge(trained, batches, Targets.of(trained.run.store.classes))
 
 
 def matching_split(trained: Trained, place: str, split: str) -> Split:

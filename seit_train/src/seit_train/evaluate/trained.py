@@ -63,14 +63,18 @@ def _grouped(metrics: Mapping[str, float]) -> dict[str, Any]:
     return groups
 
 
-def load_trained(folder: Path) -> Trained:
+def load_trained(folder: Path, device: str | None = None) -> Trained:
     """The best checkpoint of a run (the newest, where nothing was evaluated), on cuda or cpu.
+
+    Args:
+        folder: of the run.
+        device: where; None takes cuda where there is one.
 
     Raises:
         TrainingError: there is no run, or no whole checkpoint in it.
     """
     run = Run.open(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     task = run.task(run.config, run.store.facts())
     model = task.build_model()
     checkpoint = run.result()
@@ -81,7 +85,7 @@ def load_trained(folder: Path) -> Trained:
             f"checkpoint '{checkpoint}' does not fit the model of its run, so another version of "
             "seit-train made it. Use that version, or start a new run."
         ) from error
-    return Trained(run, task, model.to(device).eval(), World(0, 1, device))
+    return Trained(run, task, model.to(place).eval(), World(0, 1, place))
 
 
 class _Counted:

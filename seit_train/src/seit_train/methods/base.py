@@ -13,18 +13,14 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from seit_train.config import Settings
+from seit_train.models.cross_entropy import cross_entropy
 from seit_train.models.masking import MaskConfig, draw_plan, fixed_plan
 from seit_train.models.mtm import DecoderConfig, MaskedModel, RankPredictor, patch_ranks, unpatch
 from seit_train.models.stem import STEMS, IdConfig, IdEmbedding, StemAdapter, count_positions
 from seit_train.models.vit import TokenViT, VitConfig
 from tokenstore.errors import TrainingError
-
-# Logits that become float32 at a time. Larger blocks come fresh from the system in each step, page
-# by page, which on a CPU took a third of the step.
-_CHUNK_LOGITS = 1 << 21
 
 
 class MtmModelConfig(Settings):
@@ -183,13 +179,7 @@ class Method(ABC):
         targets = patch_ranks(ranks, STEMS[self.scene.model.stem].kernel).take_along_dim(
             masked[..., None], dim=1
         )
-        step = max(1, _CHUNK_LOGITS // logits.shape[-1])
-        pairs = zip(logits.flatten(0, 2).split(step), targets.flatten().split(step), strict=True)
-        losses = [
-            functional.cross_entropy(x.float(), y, reduction="none", label_smoothing=smoothing)
-            for x, y in pairs
-        ]
-        return torch.cat(losses).view(targets.shape)
+        return cross_entropy(logits, targets, smoothing)
 
 
 def refuse_dropping(mask: MaskConfig) -> None:

@@ -1,11 +1,14 @@
 """TokenAdapt: into a space where geometry works as on pixels, and back to ids (SeiT++ section 3.2).
 
-`adapt` makes of an embedded grid one of twice the sides, in which a picture's augmentation is
-imitated; `restore` makes of that the logits of the ids that the tokenizer would have given for the
-augmented picture. Both halves are one transformer block wide. What happens in between, and how it
-is learnt, stands elsewhere.
+`adapt` makes of an embedded grid a finer one, in which a picture's augmentation is imitated;
+`restore` makes of that the logits of the ids that the tokenizer would have given for the augmented
+picture. `Adapter` is what both say; `TokenAdapt` is the published one, whose halves are one
+transformer block each and whose space has twice the sides. Another, made of a tokenizer's own
+halves, stands in tuned_tokenizer.py. What happens in between, and how it is learnt, stands
+elsewhere.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -33,10 +36,30 @@ class TokenAdaptConfig(BaseModel):
         return self
 
 
-class TokenAdapt(nn.Module):
-    """Both halves. `ids` says which code each logit stands for, and is saved with the weights."""
+class Adapter(nn.Module, ABC):
+    """Both halves, whatever they are made of.
+
+    Attributes:
+        ids: int64 [K], the tokenizer's ids that the logits stand for; saved with the weights.
+        scale: sides of the adapted space, in sides of the grid.
+    """
 
     ids: Tensor
+    scale: int
+
+    @abstractmethod
+    def adapt(self, grid: Tensor) -> Tensor:
+        """Embedded grids, float [B,d,h,w] -> the adapted space, [B,c,scale*h,scale*w]."""
+
+    @abstractmethod
+    def restore(self, adapted: Tensor) -> Tensor:
+        """The adapted space, [B,c,scale*r,scale*s] -> logits of ids, float [B,r,s,K]."""
+
+
+class TokenAdapt(Adapter):
+    """The published halves, for grids of one size: they know where a token stands."""
+
+    scale = 2
     pos_embed: Tensor
 
     def __init__(
@@ -51,7 +74,7 @@ class TokenAdapt(nn.Module):
             ids: int64 [K], the tokenizer's ids that the logits stand for.
         """
         super().__init__()
-        width, self.grid = config.width, grid
+        width = config.width
         self.patch_embed = nn.Linear(channels, width)
         self.register_buffer("pos_embed", sincos_positions(grid, width)[:, 1:], persistent=False)
         self.adapt_block = _block(config)

@@ -171,7 +171,7 @@ class TokenViT(nn.Module):
         The class token comes first. The final norm is not applied.
         """
         first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
-        encoded = torch.cat([first.expand(len(patches), -1, -1), patches], dim=1)
+        encoded = torch.cat([first.expand(patches.shape[0], -1, -1), patches], dim=1)
         for block in self.blocks:
             encoded = block(encoded)
         return encoded
@@ -186,7 +186,7 @@ class TokenViT(nn.Module):
         patches = self.tokenize(tokens)
         embedded = patches + self.pos_embed[:, 1:].to(patches.dtype)
         first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
-        encoded = torch.cat([first.expand(len(patches), -1, -1), embedded], dim=1)
+        encoded = torch.cat([first.expand(patches.shape[0], -1, -1), embedded], dim=1)
         found = []
         for number, block in enumerate(self.blocks):
             encoded = block(encoded)

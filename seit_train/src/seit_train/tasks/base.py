@@ -98,6 +98,7 @@ class Task(ABC):
     uses_labels: ClassVar[bool] = True
     reads_ranks: ClassVar[bool] = True  # False: pictures from a folder, see `seit_train.pictures`
     uses_masks: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False  # whether `logits` says something of each class
 
     @property
     def uses_classes(self) -> bool:
@@ -133,6 +134,10 @@ class Task(ABC):
         Shares are 0..1. Exact over ranks: sums are reduced, never means of means. The model is
         already in eval mode and under `torch.no_grad`.
         """
+
+    def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """What a task that `classifies` says of whole images, float32 [B,classes]."""
+        raise NotImplementedError(f"task {self.name} tells no classes of images")
 
     @abstractmethod
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:

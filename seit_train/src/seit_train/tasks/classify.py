@@ -81,6 +81,7 @@ class Classification(Task):
     Config = ClassifyConfig
     best_metric = "val_top1"
     higher_is_better = True
+    classifies = True
     config: ClassifyConfig
 
     def __init__(self, config: ClassifyConfig, facts: StoreFacts) -> None:

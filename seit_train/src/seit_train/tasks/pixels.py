@@ -72,6 +72,7 @@ class Pixels(Task):
     best_metric = "val_top1"
     higher_is_better = True
     reads_ranks = False
+    classifies = True
     config: PixelsConfig
 
     def __init__(self, config: PixelsConfig, facts: StoreFacts) -> None:
@@ -131,10 +132,14 @@ class Pixels(Task):
     def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
         """Loss, top-1 and top-5 of centre crops; see `seit_train.scoring.hits`."""
         scored = (
-            Scored(model(self._normalised(batch.ranks)), labels_of(batch), batch.valid)
-            for batch in batches
+            Scored(self.logits(model, batch), labels_of(batch), batch.valid) for batch in batches
         )
         return hits(scored, next(model.parameters()).device)
+
+    def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """What the model says of pictures of its size, float32 [B,classes]."""
+        logits: Tensor = model(self._normalised(batch.ranks)).float()
+        return logits
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
         """Start from a run on tokens, on pixels, or from a published ViT.

@@ -155,7 +155,7 @@ class Segmentation(Task):
         """
         policy, scale, size = self.policy.to(ranks.device), self.scale, self.policy.size
         rows, columns = ranks.shape[1:]
-        shape = len(ranks), len(self.masks.classes), rows * scale, columns * scale
+        shape = ranks.shape[0], len(self.masks.classes), rows * scale, columns * scale
         logits, seen = ranks.new_zeros(shape, dtype=torch.float32), ranks.new_zeros(shape[2:])
         starts = itertools.product(_starts(rows, size[0]), _starts(columns, size[1]))
         for top, left in starts:

@@ -1,7 +1,7 @@
 """What every engine is given and gives back: a job, how to run it, and who hears of rejects.
 
 An engine only decides who calls `tokenize_parts`, where and how often; what comes out is the same
-from any of them. `local` is one machine, `ray` a cluster. A share (`--part I/N`) is what one task
+from any of them. `local` is one machine, `ray` a cluster. A stripe (`--part I/N`) is what one task
 of a scheduler's array does, by either.
 """
 
@@ -32,14 +32,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Share(NamedTuple):
+class Stripe(NamedTuple):
     """Every `of`-th part, from number `number` on."""
 
     number: int
     of: int
 
     @classmethod
-    def parse(cls, text: str) -> "Share":
+    def parse(cls, text: str) -> "Stripe":
         """Read `I/N`, with I counted from 0 or from 1: N/N is 0/N.
 
         Raises:
@@ -61,7 +61,7 @@ class Running:
         max_rejects: how many there may be; None allows any number.
         stream: where progress is told.
         engine: who does the work.
-        share: the parts to do; None does all and makes the store.
+        stripe: the parts to do; None does all and makes the store.
         computes: False only plans.
     """
 
@@ -70,7 +70,7 @@ class Running:
     max_rejects: int | None = None
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     engine: EngineName = "local"
-    share: Share | None = None
+    stripe: Stripe | None = None
     computes: bool = True
 
     @property
@@ -79,8 +79,8 @@ class Running:
         return self.computes and self.engine == "local"
 
     def selected(self, slots: Sequence[Slot]) -> list[Slot]:
-        """The parts to do: those of the share, or all."""
-        return list(slots if self.share is None else slots[self.share.number :: self.share.of])
+        """The parts to do: those of the stripe, or all."""
+        return list(slots if self.stripe is None else slots[self.stripe.number :: self.stripe.of])
 
 
 class Job(NamedTuple):

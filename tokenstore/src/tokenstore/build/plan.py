@@ -11,6 +11,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -212,7 +213,7 @@ class Plan(BuildPlan):
 
     listing: Listing
 
-    @property
+    @cached_property
     def outline(self) -> Outline:
         """See `BuildPlan.outline`."""
         listing = self.listing

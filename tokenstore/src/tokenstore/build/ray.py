@@ -61,8 +61,10 @@ class Encoder:
     desk: Desk
     bench: Workbench = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Load everything, from the files that all nodes see.
+    def ready(self) -> list[PartReport]:
+        """Load everything, from the files that all nodes see; no part is done yet.
+
+        Not in `__init__`, whose errors Ray would make known as those of an actor that died.
 
         Raises:
             BuildError: this node would not make the same bytes.
@@ -80,9 +82,6 @@ class Encoder:
         self._pool = decoding_pool(self.desk.cores)
         pool = self._pool.__enter__()
         self.bench = Workbench(plan, self.making.source, tokenizer, staging, pool)
-
-    def ready(self) -> list[PartReport]:
-        """Nothing; asked for to learn that the actor has started."""
         return []
 
     def tokenize(self, slots: Sequence[Slot]) -> list[PartReport]:
@@ -211,12 +210,6 @@ class _Crew:
                 reports = self.ray.get(ref)
             except self.ray.exceptions.RayTaskError as error:
                 raise error.cause from None
-            except self.ray.exceptions.ActorDiedError as error:
-                self._forget(desk)
-                cause = error.__cause__ or getattr(error, "cause", None)
-                if isinstance(cause, BuildError):
-                    raise cause from None
-                yield desk, slots, error
             except self.ray.exceptions.RayError as error:
                 self._forget(desk)
                 yield desk, slots, error

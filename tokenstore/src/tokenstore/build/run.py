@@ -44,8 +44,8 @@ class BuildReport:
 
 
 @dataclass(frozen=True)
-class ShareReport:
-    """What one share of a build came to; the store is made by `finish_store`."""
+class StripeReport:
+    """What one stripe of a build came to; the store is made by `finish_store`."""
 
     place: str
     parts: int
@@ -103,10 +103,10 @@ def plan_store(images: str, place: str | Path, options: BuildOptions) -> BuildPl
     return prepare(images, place, options, Running(computes=False))[1].plan
 
 
-def build_share(
+def build_stripe(
     images: str, place: str | Path, options: BuildOptions, running: Running
-) -> ShareReport:
-    """Tokenize the parts of one share, of a plan that is there or else is made now.
+) -> StripeReport:
+    """Tokenize the parts of one stripe, of a plan that is there or else is made now.
 
     Takes the arguments of `build_store` and raises what it raises.
     """
@@ -117,7 +117,7 @@ def build_share(
             finished, tokenized = tokenize_plan(job, output.staging, running)
     counted = sum(report.count for report in finished)
     rejects = sum(len(report.rejects) for report in finished)
-    return ShareReport(url, len(finished), counted, rejects, tokenized)
+    return StripeReport(url, len(finished), counted, rejects, tokenized)
 
 
 def finish_store(place: str | Path, running: Running) -> BuildReport:
@@ -151,7 +151,7 @@ def prepare(
 ) -> tuple[Output, Job]:
     """The plan, claimed at its place and written there, and what turns its images into ids.
 
-    One of several shares takes the plan that it finds instead of listing the images anew. Raises
+    One of several stripes takes the plan that it finds instead of listing the images anew. Raises
     what `build_store` raises.
     """
     registry.find("tokenstore.codecs", options.codec)
@@ -162,7 +162,7 @@ def prepare(
     tokenizer = options.load() if running.is_here else _loaded_to_plan(options)
     vocabulary = None if known is None else taken_over(known, tokenizer)
     plan: BuildPlan | None = None
-    if running.share is not None:
+    if running.stripe is not None:
         plan = found_plan(place, option_facts(tokenizer, options, vocabulary))
     if plan is None:
         plan = make_plan(source.kind, source.listing(), tokenizer, options, vocabulary)
@@ -189,7 +189,7 @@ def _needed(job: Job) -> int:
 
 
 def tokenize_plan(job: Job, staging: Storage, running: Running) -> tuple[list[PartReport], int]:
-    """Finish all parts of a plan, or of a share of it; also how many images that took in this run.
+    """Finish all parts of a plan, or of a stripe of it; also how many images that took in this run.
 
     Raises:
         BuildError: images were rejected that must not be.

@@ -145,7 +145,7 @@ def tokenize_parts(
         size = max(1, bench.batch_size // views.count)
         decode = decoding_by(bench.source, bench.tokenizer.preprocessing, views)
         for part, batches in decoded_parts(parts, size, decode, bench.pool):
-            draft = _Draft(part, bench.clock())
+            draft = _Draft(part, bench, views)
             begun.append(draft)
             for batch in batches:
                 usable, rejects = draft.take(batch)
@@ -169,15 +169,27 @@ def tokenize_parts(
 
 
 class _Draft:
-    """A part on its way: what was read of it, and the ids that came back so far."""
+    """A part on its way: what was read of it, and the ids that came back so far.
 
-    def __init__(self, part: Part, began: float) -> None:
-        self.part, self.began = part, began
+    Ids are copied into one array at once: kept batch by batch they would lie scattered among the
+    encoder's large blocks, which could then not be used again (a build grew by 12 kB an image).
+    """
+
+    def __init__(self, part: Part, bench: Workbench, views: Views) -> None:
+        self.part, self.began, self.tokenizer = part, bench.clock(), bench.tokenizer
         self.kept: list[Kept] = []
         self.rejects: list[Rejected] = []
-        self.ids: list[NDArray[np.integer]] = []
+        codes = len(bench.tokenizer.codebook)
+        dtype = np.uint16 if codes <= 1 << 16 else np.int32
+        self._ids = np.empty((len(part.items) * views.count, *bench.tokenizer.grid), dtype)
+        self._received = 0
         self.awaited = 0
         self.is_read = False
+
+    @property
+    def ids(self) -> NDArray[np.integer]:
+        """Those that came back."""
+        return self._ids[: self._received]
 
     @property
     def is_complete(self) -> bool:
@@ -197,13 +209,26 @@ class _Draft:
         return usable, rejects
 
     def receive(self, ids: NDArray[np.integer]) -> None:
-        self.ids.append(ids)
+        """Take the ids of a batch, [n, *grid].
+
+        Raises:
+            TokenizerError: one lies outside the codebook.
+        """
+        codes = len(self.tokenizer.codebook)
+        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < codes:
+            wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+            raise TokenizerError(
+                f"tokenizer '{self.tokenizer.name}' gave the id {wrong}, outside its codebook of "
+                f"{codes} codes, for an image of {self.part.name}; its package is broken"
+            )
+        self._ids[self._received : self._received + len(ids)] = ids
+        self._received += len(ids)
         self.awaited -= 1
 
 
 def _commit(draft: _Draft, bench: Workbench) -> PartReport:
     part = draft.part
-    content = _file_content(draft.ids, draft.kept, part, bench)
+    content = _file_content(draft, bench)
     bench.staging.create(_ids_name(part), content)
     report = PartReport(
         plan=bench.plan.hash,
@@ -302,34 +327,24 @@ def _rejected(split: str, item: Item, reason: ImageRejected) -> Rejected:
     return Rejected(split, item.key, printable(item.path), str(reason))
 
 
-def _file_content(
-    batches: Sequence[NDArray[np.integer]], kept: Sequence[Kept], part: Part, bench: Workbench
-) -> bytes:
+def _file_content(draft: _Draft, bench: Workbench) -> bytes:
     """The bytes of the part's file; safetensors sorts its tensors, so they are reproducible."""
     codes = len(bench.tokenizer.codebook)
-    dtype = np.uint16 if codes <= 1 << 16 else np.int32
-    empty = np.empty((0, *bench.tokenizer.grid), dtype)
-    found = np.concatenate([empty, *batches])
-    if found.size and not 0 <= int(found.min()) <= int(found.max()) < codes:
-        wrong = int(found.min()) if int(found.min()) < 0 else int(found.max())
-        raise TokenizerError(
-            f"tokenizer '{bench.tokenizer.name}' gave the id {wrong}, outside its codebook of "
-            f"{codes} codes, for an image of {part.name}; its package is broken"
-        )
-    ids = found.astype(dtype)
     arrays: dict[str, NDArray[Any]] = {
-        "ids": ids,
-        "counts": np.bincount(ids.ravel(), minlength=codes).astype(np.int64),
+        "ids": draft.ids,
+        "counts": np.bincount(draft.ids.ravel(), minlength=codes).astype(np.int64),
     }
-    if bench.plan.is_labelled(part.split):
-        arrays["labels"] = np.array([one.item.label for one in kept], np.int64)
+    if bench.plan.is_labelled(draft.part.split):
+        arrays["labels"] = np.array([one.item.label for one in draft.kept], np.int64)
     if bench.plan.facts["keys"]:
-        arrays["keys"] = _lines([one.item.key for one in kept])
+        arrays["keys"] = _lines([one.item.key for one in draft.kept])
     outline = bench.plan.outline
     if outline.has_masks:
-        arrays["masks"], arrays["mask_ends"] = joined([one.picture.mask or b"" for one in kept])
+        arrays["masks"], arrays["mask_ends"] = joined(
+            [one.picture.mask or b"" for one in draft.kept]
+        )
     if outline.has_meta:
-        arrays["meta"] = _lines([one.picture.meta or "{}" for one in kept])
+        arrays["meta"] = _lines([one.picture.meta or "{}" for one in draft.kept])
     if "views" in bench.plan.facts["preprocess"]:
-        arrays["views"] = np.array([one.picture.view for one in kept], np.uint16)
+        arrays["views"] = np.array([one.picture.view for one in draft.kept], np.uint16)
     return safetensors.numpy.save(arrays)

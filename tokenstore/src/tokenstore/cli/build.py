@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from tokenstore.build.engine import Running, Share, available_cores
+from tokenstore.build.engine import Running, Stripe, available_cores
 from tokenstore.build.plan import BuildOptions
-from tokenstore.build.run import BuildReport, ShareReport, build_share, build_store
+from tokenstore.build.run import BuildReport, StripeReport, build_store, build_stripe
 from tokenstore.build.saving import Saving, context_saving
 from tokenstore.choice import tokenizer_options
 from tokenstore.progress import WorkProgress
@@ -101,7 +101,7 @@ INTEGER = click.IntRange(min=1)
 )
 @click.option(
     "--part",
-    "share",
+    "stripe",
     metavar="I/N",
     help="Tokenize only every N-th part, from I on (0/N to N-1/N, or 1/N to N/N), as a task of an "
     "array does; then `tokenstore finish STORE`.",
@@ -150,8 +150,10 @@ def command(images: str, output: str | None, as_json: bool, **options: Any) -> N
     """
     started = time.monotonic()
     place = output or default_place(images)
-    if options["share"]:
-        _tell_share(build_share(images, place, build_options(options), _running(options)), as_json)
+    if options["stripe"]:
+        _tell_stripe(
+            build_stripe(images, place, build_options(options), _running(options)), as_json
+        )
         return
     report = build_store(images, place, build_options(options), _running(options))
     seconds = time.monotonic() - started
@@ -185,11 +187,11 @@ def _running(given: dict[str, Any]) -> Running:
         strict=given["strict"],
         max_rejects=given["max_rejects"],
         engine=given["engine"],
-        share=Share.parse(given["share"]) if given["share"] else None,
+        stripe=Stripe.parse(given["stripe"]) if given["stripe"] else None,
     )
 
 
-def _tell_share(report: ShareReport, as_json: bool) -> None:
+def _tell_stripe(report: StripeReport, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(report)))
         return

@@ -10,7 +10,7 @@ from tokenstore.build.run import plan_store
 from tokenstore.cli import build
 
 # Options of `build` that say how it runs; they are no matter of its plan.
-RUNNING = {"engine", "share", "workers", "strict", "max_rejects"}
+RUNNING = {"engine", "stripe", "workers", "strict", "max_rejects"}
 MOST = 10  # parts that are told
 
 

@@ -29,8 +29,9 @@ from tokenstore.sources.base import (
 from tokenstore.sources.class_file import CLASS_FILE, class_names
 from tokenstore.sources.files import SPLITS
 from tokenstore.sources.layout import Named, labelled
-from tokenstore.sources.places import Place, is_remote
+from tokenstore.sources.places import Place
 from tokenstore.sources.rows import SUFFIXES, Described, described, read_rows
+from tokenstore.urls import is_remote
 
 
 class ImageList(Source):

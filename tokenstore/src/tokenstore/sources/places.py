@@ -10,13 +10,11 @@ import posixpath
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
-from urllib.parse import urlsplit
 
 from tokenstore.errors import ImageRejected, SourceError, StoreError
 from tokenstore.retrying import Persistent
 from tokenstore.sources.files import entries_of
-
-SECRETS = ("signature", "token", "secret", "credential", "password", "sig=")
+from tokenstore.urls import is_remote, refuse_secrets
 
 
 class Found(NamedTuple):
@@ -26,11 +24,6 @@ class Found(NamedTuple):
     size: int
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is a URL and no folder of this machine."""
-    return "://" in place and not place.startswith("file://")
-
-
 class Place:
     """A folder, or one file of it; picklable, and safe to share between threads."""
 
@@ -38,12 +31,12 @@ class Place:
         """Remember the place; nothing is asked of it yet.
 
         Raises:
-            SourceError: the URL holds credentials.
+            UsageError: the URL holds credentials.
         """
         self.url = place.removeprefix("file://").rstrip("/")
         self.is_remote = is_remote(place)
         if self.is_remote:
-            _refuse_secrets(place)
+            refuse_secrets(place)
 
     def __reduce__(self) -> tuple[type["Place"], tuple[str]]:
         """Pickle by URL: the copy connects anew."""
@@ -167,18 +160,3 @@ def _local_size(root: str, name: str) -> int:
         return (Path(root) / name).stat().st_size
     except OSError as error:
         raise SourceError(f"'{root}/{name}' cannot be read: {error.strerror}.") from error
-
-
-def _refuse_secrets(url: str) -> None:
-    """Refuse a URL with a password or a signature in it; says where, and does not repeat it."""
-    parts = urlsplit(url)
-    if "@" in parts.netloc and parts.scheme not in ("abfs", "abfss"):
-        where = "user and password"
-    elif any(word in parts.query.lower() for word in SECRETS):
-        where = "a signature or token"
-    else:
-        return
-    raise SourceError(
-        f"the {parts.scheme} URL holds {where}, and URLs are printed. Give credentials through the "
-        "environment (AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN ...)."
-    )

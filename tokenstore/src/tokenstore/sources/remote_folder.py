@@ -21,7 +21,8 @@ from tokenstore.sources.base import (
 from tokenstore.sources.class_file import CLASS_FILE, class_names
 from tokenstore.sources.files import EXTENSIONS
 from tokenstore.sources.layout import Named, into_splits, labelled
-from tokenstore.sources.places import Place, is_remote
+from tokenstore.sources.places import Place
+from tokenstore.urls import is_remote
 
 
 class RemoteFolder(Source):
