@@ -32,14 +32,9 @@ def with_val(images: Path, folder: Path, seed: int = 0, most: int = MOST_IMAGES)
     Raises:
         NoImages: there are none, or too few to set any aside.
     """
-    if not images.is_dir():
-        raise NoImages(f"'{images}' is no folder. Give one that holds images.")
-    if (images / "val").is_dir():
+    if images.is_dir() and (images / "val").is_dir():
         return images
-    root = images / "train" if (images / "train").is_dir() else images
-    chosen = _chosen(_by_class(root), np.random.default_rng(seed), most)
-    if not chosen["val"]:
-        raise NoImages(f"'{root}' has too few images to learn from: no class has seven of them.")
+    root, chosen = chosen_images(images, seed, most)
     shutil.rmtree(folder, ignore_errors=True)
     for split, paths in chosen.items():
         for path in paths:
@@ -49,6 +44,28 @@ def with_val(images: Path, folder: Path, seed: int = 0, most: int = MOST_IMAGES)
     if (images / CLASS_FILE).is_file():
         (folder / CLASS_FILE).symlink_to((images / CLASS_FILE).resolve())
     return folder
+
+
+def chosen_images(
+    images: Path, seed: int, most: int | None = None
+) -> tuple[Path, dict[str, list[Path]]]:
+    """The folder that the classes lie in, and the images of train and val in it.
+
+    Args:
+        images: class folders, a folder with train/, or a plain folder of images.
+        seed: of the choice.
+        most: images to choose; None means all.
+
+    Raises:
+        NoImages: there are none, or too few to set any aside.
+    """
+    if not images.is_dir():
+        raise NoImages(f"'{images}' is no folder. Give one that holds images.")
+    root = images / "train" if (images / "train").is_dir() else images
+    chosen = _chosen(_by_class(root), np.random.default_rng(seed), most)
+    if not chosen["val"]:
+        raise NoImages(f"'{root}' has too few images to learn from: no class has seven of them.")
+    return root, chosen
 
 
 def original(corpus: Path, split: str, key: str) -> Path:
@@ -74,10 +91,10 @@ def _by_class(root: Path) -> dict[str, list[Path]]:
 
 
 def _chosen(
-    classes: Mapping[str, Sequence[Path]], rng: np.random.Generator, most: int
+    classes: Mapping[str, Sequence[Path]], rng: np.random.Generator, most: int | None
 ) -> dict[str, list[Path]]:
-    """A seeded share of each class for val, the rest for train, `most` in all."""
-    share = min(1.0, most / max(1, sum(map(len, classes.values()))))
+    """A seeded share of each class for val, the rest for train, `most` in all (or all)."""
+    share = 1.0 if most is None else min(1.0, most / max(1, sum(map(len, classes.values()))))
     splits: dict[str, list[Path]] = {"train": [], "val": []}
     for _, files in sorted(classes.items()):
         order = rng.permutation(len(files))[: max(2, int(len(files) * share))]

@@ -1,0 +1,45 @@
+"""One's own images as `images/train` and `images/val`: a seeded share of each class is val.
+
+A folder that has train/ and val/ already is linked as it is.
+
+    python -m pipelines.prepare.own PHOTOS -o images
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from pipelines.demo.own_images import NoImages, chosen_images
+from pipelines.prepare.links import LaidOut, OtherLayout, prepare
+
+
+def laid_out(images: Path) -> Iterator[LaidOut]:
+    """Links to all images, or to the splits that are there.
+
+    Raises:
+        OtherLayout: there are no images, or too few to set any aside.
+    """
+    if (images / "train").is_dir() and (images / "val").is_dir():
+        yield from (LaidOut(split, images / split) for split in ("train", "val"))
+    else:
+        try:
+            root, chosen = chosen_images(images, seed=0)
+        except NoImages as error:
+            raise OtherLayout(str(error)) from error
+        for split, files in chosen.items():
+            yield from (LaidOut(f"{split}/{file.relative_to(root)}", file) for file in files)
+    if (images / "classes.json").is_file():
+        yield LaidOut("classes.json", images / "classes.json")
+
+
+@click.command()
+@click.argument("images", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+def main(images: Path, output: Path) -> None:
+    """Make a folder of links to the images below IMAGES."""
+    prepare(laid_out(images), output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Every pipeline prints commands that exist, and says in its header what it takes and gives."""
+
+import importlib
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.pipelines.command_lines import check_settings, parsed
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+ARGUMENTS = {
+    "imagenet1k": [["corpus"], ["corpus", "--gpus", "8"]],
+    "imagenet21k": [["corpus", "corpus"]],
+    "imagenet100": [["corpus", "synsets.txt"]],
+    "ade20k": [["corpus"], ["corpus", "--pretrained", "corpus"]],
+    "finegrained": [[name, "corpus"] for name in ("flowers", "cars", "inat18", "inat19")],
+    "robustness": [["--imagenet-r", "corpus", "--sketch", "corpus"]],
+    "storage_tradeoff": [["--method", "seit"], ["--pixels"]],
+    "own_images": [["corpus"], ["corpus", "--unlabelled"]],
+}
+TRAININGS = {"mtm", "classify", "segment", "pixels", "tokenadapt"}
+CASES = [(name, words) for name, several in ARGUMENTS.items() for words in several]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "synsets.txt").write_text("n01440764 tench\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def dry_run(name, *words):
+    module = importlib.import_module(f"pipelines.{name}")
+    ran = CliRunner().invoke(module.main, [*words, "--dry-run"], catch_exceptions=False)
+    assert ran.exit_code == 0, ran.output
+    return [shlex.split(line) for line in ran.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("limit", [[], ["--limit", "40"]], ids=["whole", "trial"])
+@pytest.mark.parametrize(("name", "words"), CASES, ids=[" ".join([n, *w]) for n, w in CASES])
+def test_a_dry_run_prints_commands_that_exist(name, words, limit, here):
+    made, entered, *commands = dry_run(name, *words, *limit)
+    assert made[:2] == ["mkdir", "-p"] and entered == ["cd", made[2]]
+    assert made[2].startswith(str(here / "out"))
+    for command in commands:
+        if command[0] == "torchrun":
+            command = ["seit-train", *command[command.index("seit_train") + 1 :]]
+        if command[0] == "env":
+            assert importlib.util.find_spec(command[4]) is not None
+            continue
+        values = parsed(command)
+        if command[1] in TRAININGS:
+            check_settings(command[1], values)
+    assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_header_says_hours_disk_expected_numbers_and_their_source(name):
+    text = importlib.import_module(f"pipelines.{name}").__doc__
+    labels = [line.split("  ")[0] for line in text.splitlines()]
+    assert [label for label in labels if label in ("hours", "disk", "expected", "source")] == [
+        "hours",
+        "disk",
+        "expected",
+        "source",
+    ]
+    assert "not measured" in text.lower()
+    assert f"python -m pipelines.{name}" in text
+
+
+def test_every_pipeline_is_held_to_this():
+    files = {path.stem for path in PIPELINES.glob("*.py")} - {"steps"}
+    assert files == set(ARGUMENTS)
+
+
+def test_pipelines_call_commands_and_never_import_the_packages():
+    for path in PIPELINES.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "import tokenstore" not in text and "import seit_train" not in text, path
+        assert "from tokenstore" not in text and "from seit_train" not in text, path

@@ -1,0 +1,60 @@
+"""The SLURM scripts as they are, on a SLURM of one node: a build by an array, then a training."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.corpora import write_imagenet
+from tests.slurm_node import missing, slurm_node
+
+SCRIPTS = Path(__file__).parents[2] / "pipelines" / "cluster" / "slurm"
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+]
+HERE = ["--gres=none", "--mem=500M", "--cpus-per-task=1", "--wait"]
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        place = Path(folder)
+        place.chmod(0o755)
+        with slurm_node(place) as environment:
+            yield environment
+
+
+def run(words, environment, folder):
+    words = [str(word) for word in words]
+    ran = subprocess.run(
+        words, env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+    logs = "\n".join(
+        path.read_text(errors="replace") for path in sorted(folder.glob("slurm-*.out"))
+    )
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}\n{logs}"
+    return ran.stdout + ran.stderr + logs
+
+
+def test_an_array_builds_a_store_and_a_job_trains_from_it(tmp_path, slurm, toy_tokenizer):
+    corpus = write_imagenet(tmp_path / "imagenet", train=6)
+    environment = slurm | {"PYTHONPATH": os.environ["PYTHONPATH"], "PORT": "29631"}
+    store = tmp_path / "x.tokenstore"
+    options = ["--tokenizer", toy_tokenizer, "--device", "cpu", "--part-size", 8]
+    words = [SCRIPTS / "build.sh", corpus / "train", store, 2, *options]
+    run(words, environment | {"SBATCH_OPTIONS": " ".join(HERE)}, tmp_path)
+    assert (store / "manifest.json").is_file()
+    logs = list(tmp_path.glob("slurm-*.out"))
+    assert len(logs) == 3  # two stripes, and the job that finishes and verifies
+    assert any("sound" in log.read_text() for log in logs)
+
+    words = [SCRIPTS / "train.sbatch", "mtm", store, "-o", tmp_path / "run"]
+    settings = ["steps=2", "epochs=null", "batch_size=8", "augment=[]"]
+    run(["sbatch", *HERE, "--nodes=1", *words, *settings], environment, tmp_path)
+    assert (tmp_path / "run" / "checkpoints" / "last" / "model.safetensors").is_file()
+    again = run(["sbatch", *HERE, "--nodes=1", *words, *settings], environment, tmp_path)
+    assert "had ended before" in again
