@@ -4,11 +4,14 @@
     python -m benchmarks.augment --save benchmarks/results/X.md
 
 Random ranks of the published size: 32x32 of 391 codes with 32 numbers each. The published way takes
-image after image: one-hot ids, crop, bicubic resize, product with the codebook. TokenAdapt has its
-published size and random weights, and takes half of the batch beside a ViT-S step on the same
-device. `roundtrip` decodes and encodes by the pocket tokenizer, on grids of its own.
+image after image on the CPU: one-hot ids of 391 channels, crop, bicubic resize to 28x28, product
+with the codebook; by plain torch, in one process with as many threads as ours, nothing left out and
+nothing tuned. TokenAdapt has its published size and random weights, and takes half of the batch
+beside a step of ViT-S on the same device. `roundtrip` decodes and encodes by the pocket tokenizer,
+on grids of its own. On a CPU it is processor time that counts, so that others there do not.
 """
 
+import itertools
 import os
 import platform
 import tempfile
@@ -23,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from seit_train.augment.base import Codes, Surroundings
 from seit_train.augment.compose import Policy
@@ -35,6 +39,7 @@ from seit_train.models.vit import TokenViT, VitConfig
 from tokenstore.tokenizers import load_tokenizer
 
 SIDE, CODES, WIDTH, CROP = 32, 391, 32, 28
+SIZES = {"ViT-S": VitConfig(), "ViT-B": VitConfig(width=768, heads=12)}
 RRC: dict[str, Any] = {"random_resized_crop": {"size": CROP}}
 POLICIES: dict[str, list[dict[str, Any]]] = {
     "embedding alone": [{"center_crop": {}}],
@@ -51,20 +56,21 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
 
 def seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float:
     """Shortest of a few turns, after one that warms up."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     spent = []
     for turn in range(rounds + 1):
-        started = time.perf_counter()
+        started = clock()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
         if turn:
-            spent.append(time.perf_counter() - started)
+            spent.append(clock() - started)
     return min(spent)
 
 
 def published_way(ranks: Tensor, codebook: Tensor, rng: torch.Generator) -> Tensor:
     """Resized crops and embedding, image after image, on one-hot ids of K channels."""
-    boxes = draw_boxes(len(ranks), (SIDE, SIDE), (0.08, 1.0), (3 / 4, 4 / 3), rng).tolist()
+    boxes = draw_boxes(ranks, (0.08, 1.0), (3 / 4, 4 / 3), rng).tolist()
     done = []
     for grid, (top, left, height, width) in zip(ranks, boxes, strict=True):
         one_hot = functional.one_hot(grid, len(codebook)).permute(2, 0, 1).float()
@@ -90,35 +96,61 @@ def batch_rows(batch: int, device: torch.device, rounds: int) -> Iterator[str]:
         yield f"| {name} | {spent * 1e3:,.1f} | {per_image / spent:,.0f} |"
 
 
-def step_rows(batch: int, device: torch.device, rounds: int) -> Iterator[str]:
-    """What TokenAdapt on half of the batch adds to a step of ViT-S, forward and backward."""
+def vit(config: VitConfig) -> TokenViT:
+    """A classifier of 28x28 grids of the published codebook."""
+    stem = StemAdapter("conv4x4", config.width, WIDTH)
+    return TokenViT(stem, (CROP, CROP), config, classes=1000).train()
+
+
+def with_and_without_adapt(device: torch.device) -> tuple[Policy, Policy]:
+    """Token-RRC of all images; TokenAdapt of the published size for half of them."""
     rng = torch.Generator().manual_seed(0)
     codebook, ids = torch.randn(CODES, WIDTH, generator=rng), torch.arange(CODES)
     made_by = {"name": "toy", "config": {}, "weights": None}
     around = Surroundings((SIDE, SIDE), codebook, Codes(made_by, {}, ids))
-    ranks = torch.randint(CODES, (batch, SIDE, SIDE), generator=rng).to(device)
-    draws = torch.Generator(device).manual_seed(0)
-    model = TokenViT(StemAdapter("conv4x4", 384, WIDTH), (CROP, CROP), VitConfig(), classes=1000)
-    model = model.to(device).train()
     with tempfile.TemporaryDirectory() as folder:
         file, config = f"{folder}/model.safetensors", TokenAdaptConfig()
         weights = TokenAdapt(config, (SIDE, SIDE), WIDTH, ids).state_dict()
         save_file(weights, file, token_adapt_origin(config, made_by))
         halves = [{"halves": {"first": [{"token_adapt": {"weights": file}}], "rest": [RRC]}}]
-        policies = [
+        plain, adapted = (
             Policy(entries, around, Codebook(codebook, "cosine"), "grid").to(device)
             for entries in ([RRC], halves)
-        ]
+        )
+    return plain, adapted
 
-    def step(policy: Policy) -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = model(policy(ranks, None, draws).tokens)
-            functional.cross_entropy(logits.float(), torch.zeros_like(ranks[:, 0, 0])).backward()
 
-    plain, adapted = (seconds(lambda p=p: step(p), device, rounds) for p in policies)
+def step(model: TokenViT, policy: Policy, ranks: Tensor, rng: torch.Generator) -> None:
+    """Augment, forward, backward."""
+    with torch.autocast(ranks.device.type, torch.bfloat16):
+        logits = model(policy(ranks, None, rng).tokens)
+        functional.cross_entropy(logits.float(), torch.zeros_like(ranks[:, 0, 0])).backward()
+
+
+def step_rows(batch: int, device: torch.device, rounds: int) -> Iterator[str]:
+    """What TokenAdapt on half of the batch adds to a step of ViT-S, forward and backward."""
+    ranks, draws = torch.randint(CODES, (batch, SIDE, SIDE)).to(device), torch.Generator(device)
+    model, policies = vit(SIZES["ViT-S"]).to(device), with_and_without_adapt(device)
+    plain, adapted = (
+        seconds(lambda p=p: step(model, p, ranks, draws), device, rounds) for p in policies
+    )
     yield f"| ViT-S step of {batch}, Token-RRC | {plain * 1e3:,.1f} | |"
     yield f"| the same, half by TokenAdapt | {adapted * 1e3:,.1f} | {adapted / plain - 1:+.1%} |"
     yield from roundtrip_row(batch, device, plain)
+
+
+def operation_rows() -> Iterator[str]:
+    """The same as products alone, by torch's counter: what no device and no load can change."""
+    ranks, draws = torch.randint(CODES, (2, SIDE, SIDE)), torch.Generator()
+    for name, config in SIZES.items():
+        counts = []
+        for policy in with_and_without_adapt(torch.device("cpu")):
+            with FlopCounterMode(display=False) as counter:
+                step(vit(config), policy, ranks, draws)
+            counts.append(counter.get_total_flops() / len(ranks))
+        more = counts[1] / counts[0] - 1
+        both = " and ".join(f"{count / 1e9:.1f}" for count in counts)
+        yield f"| GFLOP an image of a {name} step, without and with it | {both} | {more:+.1%} |"
 
 
 def roundtrip_row(batch: int, device: torch.device, plain: float) -> Iterator[str]:
@@ -153,7 +185,8 @@ def main(device: str, batch: int, step_batch: int, rounds: int, save: Path | Non
     text = [
         f"{datetime.now(UTC):%Y-%m-%d}, {kind or platform.machine()}, {torch.get_num_threads()} "
         f"threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, `python -m "
-        f"benchmarks.augment --device {device} --batch {batch} --step-batch {step_batch}`",
+        f"benchmarks.augment --device {device} --batch {batch} --step-batch {step_batch}`"
+        + ("; processor time" if place.type == "cpu" else ""),
         "",
         f"Bytes to the device an image: {SIDE * SIDE * 2:,} (uint16 ranks) against "
         f"{CODES * CROP * CROP * 4:,} (float32 one-hot of {CROP}x{CROP}).",
@@ -162,10 +195,10 @@ def main(device: str, batch: int, step_batch: int, rounds: int, save: Path | Non
         "|---|---|---|",
     ]
     click.echo("\n".join(text))
-    for rows in (batch_rows(batch, place, rounds), step_rows(step_batch, place, rounds)):
-        for row in rows:
-            text.append(row)
-            click.echo(row)
+    parts = batch_rows(batch, place, rounds), step_rows(step_batch, place, rounds)
+    for row in itertools.chain(*parts, operation_rows()):
+        text.append(row)
+        click.echo(row)
     if save:
         save.write_text("\n".join(text) + "\n", encoding="utf-8")
 

@@ -35,11 +35,16 @@ SAMPLE = 8192  # grids that tables are fitted on, as a build takes them
 
 
 def write_grids(
-    folder: Path, codec_name: str, grids: NDArray[np.uint16], labels: NDArray[np.int64]
+    folder: Path,
+    codec_name: str,
+    grids: NDArray[np.uint16],
+    labels: NDArray[np.int64],
+    codebook: NDArray[np.float32] | None = None,
 ) -> None:
-    """Write ranks [n, h, w], 0 the commonest, and labels as the split `train` of a new store."""
+    """Write ids [n, h, w] and labels as the split `train` of a new store; codebook [K, d]."""
     storage, classes = open_storage(folder), int(labels.max()) + 1
-    vocabulary = Vocabulary.from_counts({"train": np.bincount(grids.ravel())})
+    counts = np.bincount(grids.ravel(), minlength=0 if codebook is None else len(codebook))
+    vocabulary = Vocabulary.from_counts({"train": counts}, codebook)
     ranks, shape = vocabulary.to_ranks(grids), grids.shape[1:]
     spec = CodecSpec(len(vocabulary), shape)
     sample = ranks[:: -(-len(ranks) // SAMPLE)]

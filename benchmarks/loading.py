@@ -9,8 +9,8 @@ epoch of each, one after the other; told are medians of the turns. A rate counts
 batch on, so that no start of worker processes is in it; processor time is that of the whole epoch
 and of all processes. SeiT's reader is told twice: its ids alone, and one-hot floats, which is what
 the published one gives to the GPU. What others shuffle less than fully, they shuffle as their
-documentation does. Peers that are not installed are named and left out: `pip install --group
-peers`.
+documentation does. How long a training step waits is for `benchmarks.waits`. Peers that are not
+installed are named and left out: `pip install --group peers`.
 """
 
 import gc
@@ -43,8 +43,6 @@ from tokenstore.loader import TokenLoader
 
 Batches = Callable[[], Iterator[int]]  # an epoch: images of each batch
 WORKERS = 2
-STEPS = 12  # of training, for the time that it waits
-STEP_BATCH = 64
 SEIT = "SeiT reader"
 
 
@@ -176,40 +174,6 @@ def _processor(whose: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def waits(folder: Path, residency: str, size: int) -> float:
-    """Share of a small network's training on this machine that it waits for the next batch."""
-    network = nn.Sequential(
-        *(nn.Flatten(), nn.Embedding(size, 32), Grid(), nn.Conv2d(32, 192, 4, 2, 1)),
-        *(nn.Flatten(2), Turned(), nn.TransformerEncoderLayer(192, 3, 768, batch_first=True)),
-        *(nn.Flatten(), nn.LazyLinear(1000)),
-    )
-    split = tokenstore.open(folder)["train"]
-    loader = TokenLoader(split, batch_size=STEP_BATCH, residency=residency, device="cpu")
-    batches, waited = iter(loader), 0.0
-    for step in range(STEPS + 1):
-        before = time.perf_counter()
-        batch = next(batches)
-        if step == 0:  # fills the residency, and torch's own caches
-            before = started = time.perf_counter()
-        waited += time.perf_counter() - before
-        nn.functional.cross_entropy(network(batch.ranks), batch.labels).backward()
-    return waited / (time.perf_counter() - started)
-
-
-class Grid(nn.Module):
-    """[n, h*w, d] to [n, d, h, w] of a square grid."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(1, 2).unflatten(2, (round(x.shape[1] ** 0.5), -1))
-
-
-class Turned(nn.Module):
-    """[n, d, m] to [n, m, d]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(1, 2)
-
-
 def table(seen: dict[str, list[Epoch]]) -> list[str]:
     """Medians as a markdown table, with what they are of the SeiT reader's."""
     median = {
@@ -240,7 +204,6 @@ def main(tokens: str, images: int, turns: int, save: Path | None) -> None:
     """
     logging.getLogger("litdata").setLevel(logging.ERROR)
     corpus = load(tokens, images)
-    size = int(corpus.grids.max()) + 1
     seen: dict[str, list[Epoch]] = defaultdict(list)
     folder = Path(tempfile.mkdtemp())
     try:
@@ -252,11 +215,8 @@ def main(tokens: str, images: int, turns: int, save: Path | None) -> None:
             for name, batches in found.items():
                 seen[name].append(timed(batches))
             click.echo(f"turn {turn + 1} of {turns}, load {os.getloadavg()[0]:.1f}", err=True)
-        residencies = ("stream", "ram", "device")
-        wait = {name: waits(folder / codecs[-1], name, size) for name in residencies}
     finally:
         shutil.rmtree(folder)
-    shown = ", ".join(f"{share:.2%} with {name}" for name, share in wait.items())
     lines = [
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, torch {torch.__version__}; "
@@ -264,9 +224,6 @@ def main(tokens: str, images: int, turns: int, save: Path | None) -> None:
         f"{Path(tokens).name} --images {images} --turns {turns}`",
         "",
         *table(seen),
-        "",
-        f"A training of one transformer block of width 192 in batches of {STEP_BATCH} on these "
-        f"cores (no GPU) waits for data {shown} of its time (codec {codecs[-1]}).",
     ]
     click.echo("\n".join(lines))
     if save:

@@ -36,7 +36,7 @@ def main() -> None:
     codebook, ids = torch.as_tensor(tokenizer.codebook), tokenizer.encode(photos)
     size = (ids.shape[1], ids.shape[2])
     rng = torch.Generator().manual_seed(0)
-    boxes = draw_boxes(len(ids), size, (0.2, 1.0), (3 / 4, 4 / 3), rng)
+    boxes = draw_boxes(ids, (0.2, 1.0), (3 / 4, 4 / 3), rng)
     truth = tokenizer.encode(crop_pixels(photos, boxes * (asked.size // size[0])))
     by_angle, by_distance = Codebook(codebook, "cosine"), Codebook(codebook, "euclidean")
     cropped = resize_boxes(by_angle(ids), boxes, size)

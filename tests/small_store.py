@@ -7,6 +7,7 @@ import numpy as np
 
 from tokenstore import registry
 from tokenstore.codecs.base import CodecSpec
+from tokenstore.columns import mask_payload
 from tokenstore.manifest import (
     Manifest,
     OrderEntry,
@@ -121,7 +122,8 @@ def _samples(name: str, ranks: np.ndarray, small: Small, rng: np.random.Generato
     keys = [f"ordner ä/{name}_{i:03d}" for i in range(count)] if small.keys else None
     if not small.extras:
         return Samples(ranks, labels, keys)
-    masks = [rng.integers(0, 5, (i % 3 + 1, i % 4 + 1)).astype(np.uint8) for i in range(count)]
+    drawn = [rng.integers(0, 5, (i % 3 + 1, i % 4 + 1)).astype(np.uint8) for i in range(count)]
+    masks = [mask_payload(mask % (small.classes or 5)) for mask in drawn]
     meta = [{"width": i, "name": f"é\n{i}"} for i in range(count)]
     views = rng.integers(0, 3, count).astype(np.uint16)
     return Samples(ranks, labels, keys, masks, meta, views)

@@ -29,6 +29,18 @@ class NoLookAtValues(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
+class CountOperations(TorchDispatchMode):
+    """How many operations ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **kwargs or {})
+
+
 @pytest.fixture(params=NAMES)
 def name(request) -> str:
     return request.param
@@ -105,6 +117,42 @@ def test_the_host_looks_at_no_value(augmentation, name):
     for tokens in inputs(augmentation):
         with NoLookAtValues():
             augmentation(View(tokens, torch.eye(16)), seeded(1))
+
+
+def test_it_does_not_loop_over_images(augmentation):
+    """A CPU resizes eight images at a time; within those, more images are not more operations."""
+    for tokens in inputs(augmentation):
+        counts = []
+        for images in (2, 8):
+            with CountOperations() as operations:
+                augmentation(View(tokens[:images], torch.eye(16)[:images]), seeded(1))
+            counts.append(operations.count)
+        assert counts[0] == counts[1]
+
+
+def test_it_compiles_to_one_graph(augmentation, name):
+    """With torch's own generator: dynamo of torch 2.15 cannot take one as an argument."""
+    if name in WAITS:
+        pytest.skip("by its nature it waits: the tokenizer is called inside the step")
+    for tokens in inputs(augmentation):
+        torch.compiler.reset()
+        compiled = torch.compile(augmentation, backend="eager", fullgraph=True)
+        torch.manual_seed(1)
+        expected = augmentation(View(tokens, torch.eye(16)), None)
+        torch.manual_seed(1)
+        found = compiled(View(tokens, torch.eye(16)), None)
+        assert torch.equal(found.tokens, expected.tokens)
+        assert torch.equal(found.targets, expected.targets)
+
+
+def test_from_ranks_it_gives_what_it_gives_of_their_vectors(augmentation):
+    if augmentation.space != "grid":
+        pytest.skip("it works on ranks themselves")
+    embed = Codebook(FACTS.codebook, "cosine")
+    at_once = augmentation.from_ranks(View(RANKS, torch.eye(16)), embed, seeded(1))
+    after = augmentation(View(embed(RANKS), torch.eye(16)), seeded(1))
+    assert torch.allclose(at_once.tokens, after.tokens, atol=1e-5)
+    assert torch.equal(at_once.targets, after.targets)
 
 
 def test_nothing_in_it_learns(augmentation):

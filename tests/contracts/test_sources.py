@@ -3,16 +3,23 @@
 A new source adds one function below that writes the same small corpus in its own form.
 """
 
+import json
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
+from PIL import Image
 
-from tests.toy_images import write_corpus
+from tests.toy_images import encoded, picture, write_corpus
+from tests.toy_masks import write_class_file, write_file
 from tokenstore import registry
-from tokenstore.errors import ImageRejected, SourceError
+from tokenstore.errors import ImageRejected, InputChanged, SourceError
 from tokenstore.sources import open_source
 from tokenstore.sources.base import Source
 
@@ -21,7 +28,105 @@ def image_folder(root: Path) -> str:
     return str(write_corpus(root / "corpus", {"train": 5, "val": 2}))
 
 
-CORPORA: dict[str, Callable[[Path], str]] = {"image-folder": image_folder}
+def pairs(root: Path, images: str, masks: str) -> str:
+    """Pictures with masks; "{0}" and "{1}" in the paths stand for split and name."""
+    for split, count in {"train": 5, "val": 2}.items():
+        for i in range(count):
+            write_file(root / images.format(split, f"p{i}"), encoded(picture(i)))
+            values = Image.new("L", (40, 32), i % 2)
+            write_file(root / masks.format(split, f"p{i}"), encoded(values, "PNG"))
+    write_class_file(root)
+    return str(root)
+
+
+def image_masks(root: Path) -> str:
+    return pairs(root, "{0}/images/{1}.jpg", "{0}/masks/{1}.png")
+
+
+def ade20k(root: Path) -> str:
+    names = "".join(f"{i}\tname{i}\n" for i in range(1, 151))
+    write_file(root / "objectInfo150.txt", f"Idx\tName\n{names}".encode())
+    pairs(root, "images/{0}/{1}.jpg", "annotations/{0}/{1}.png")
+    for kind in ("images", "annotations"):
+        (root / kind / "train").rename(root / kind / "training")
+        (root / kind / "val").rename(root / kind / "validation")
+    return str(root)
+
+
+def pascal_voc(root: Path) -> str:
+    for split, count in {"train": 5, "val": 2}.items():
+        names = "".join(f"{split}p{i}\n" for i in range(count))
+        write_file(root / f"ImageSets/Segmentation/{split}.txt", names.encode())
+    return pairs(root, "JPEGImages/{0}{1}.jpg", "SegmentationClass/{0}{1}.png")
+
+
+def cityscapes(root: Path) -> str:
+    images = "leftImg8bit/{0}/town/{1}_leftImg8bit.png"
+    return pairs(root, images, "gtFine/{0}/town/{1}_gtFine_labelIds.png")
+
+
+def tar(root: Path) -> str:
+    write_corpus(root / "photos", {"train": 5, "val": 2})
+    with tarfile.open(root / "photos.tar", "w") as archive:
+        archive.add(root / "photos", "photos")
+    return str(root / "photos.tar")
+
+
+def remote_folder(root: Path) -> str:
+    corpus = write_corpus(root / "photos", {"train": 5, "val": 2})
+    url = f"memory://{root.name}/photos"
+    fsspec.filesystem("memory").put(str(corpus), url.removeprefix("memory:/"), recursive=True)
+    return url
+
+
+def image_list(root: Path) -> str:
+    corpus = write_corpus(root / "photos", {"train": 5, "val": 2})
+    rows = ["path,label,split"]
+    for path in sorted(corpus.rglob("*.jpg")):
+        split, label, _ = path.relative_to(corpus).parts
+        path.rename(corpus / f"{label}_{split}_{path.name}")
+        (corpus / label).mkdir(exist_ok=True)
+        rows.append(f"{label}/{split}_{path.name},{label},{split}")
+        (corpus / f"{label}_{split}_{path.name}").rename(corpus / label / f"{split}_{path.name}")
+    write_file(corpus / "list.csv", "\n".join(rows).encode())
+    return str(corpus / "list.csv")
+
+
+def metadata_folder(root: Path) -> str:
+    corpus = write_corpus(root / "photos", {"train": 5, "val": 2})
+    for split in ("train", "val"):
+        paths = sorted((corpus / split).rglob("*.jpg"))
+        names = [path.relative_to(corpus / split).as_posix() for path in paths]
+        lines = [json.dumps({"file_name": n, "label": n.split("/")[0]}) for n in names]
+        write_file(corpus / split / "metadata.jsonl", "\n".join(lines).encode())
+    return str(corpus)
+
+
+def parquet(root: Path) -> str:
+    corpus = write_corpus(root / "photos", {"train": 5, "val": 2})
+    for split in ("train", "val"):
+        paths = sorted((corpus / split).rglob("*.jpg"))
+        names = [path.relative_to(corpus / split).as_posix() for path in paths]
+        images = [{"bytes": p.read_bytes(), "path": n} for p, n in zip(paths, names, strict=True)]
+        columns = {"image": images, "label": [name.split("/")[0] for name in names]}
+        table = pyarrow.table(columns)
+        (root / "tables").mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(table, root / f"tables/{split}-0.parquet", row_group_size=2)
+    return str(root / "tables")
+
+
+CORPORA: dict[str, Callable[[Path], str]] = {
+    "image-folder": image_folder,
+    "image-masks": image_masks,
+    "ade20k": ade20k,
+    "pascal-voc": pascal_voc,
+    "cityscapes": cityscapes,
+    "tar": tar,
+    "remote-folder": remote_folder,
+    "image-list": image_list,
+    "metadata-folder": metadata_folder,
+    "parquet": parquet,
+}
 KINDS = registry.names("tokenstore.sources")
 
 
@@ -48,10 +153,20 @@ def test_it_is_found_by_name_and_by_looking(kind: str, place: str) -> None:
 def test_splits_keys_labels_and_classes_are_those_of_the_corpus(source: Source) -> None:
     found = source.listing()
     assert {split: len(items) for split, items in found.splits.items()} == {"train": 5, "val": 2}
-    assert found.classes == ("apple", "pear")
     for items in found.splits.values():
         for item in items:
-            assert found.classes[item.label] == item.key.partition("/")[0]
+            assert found.has_masks or found.classes[item.label] == item.key.partition("/")[0]
+    assert found.has_masks or found.classes == ("apple", "pear")
+
+
+def test_masks_are_of_the_size_of_their_pictures_and_of_known_classes(source: Source) -> None:
+    found = source.listing()
+    for item in found.splits["train"]:
+        mask = source.load_mask(item)
+        assert (mask is not None) == found.has_masks
+        if mask is not None:
+            assert (mask.shape, item.label) == ((32, 40), None)
+            assert set(np.unique(mask)) <= {*range(len(found.classes)), found.ignore_index}
 
 
 def test_keys_are_unique_in_their_split_and_fit_one_line_of_utf8(source: Source) -> None:
@@ -69,7 +184,7 @@ def test_listing_twice_gives_the_same(source: Source, place: str, kind: str) -> 
 
 def test_size_is_the_number_of_bytes_that_are_read(source: Source) -> None:
     for item in source.listing().splits["train"]:
-        assert len(source.read(item)) == item.size > 0
+        assert len(source.read(item)) == item.size > 0 or (source.kind, item.size) == ("parquet", 0)
 
 
 def test_images_load_in_any_order_and_from_several_threads(source: Source) -> None:
@@ -77,16 +192,19 @@ def test_images_load_in_any_order_and_from_several_threads(source: Source) -> No
     alone = [np.asarray(source.load(item)) for item in items]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda item: np.asarray(source.load(item)), items[::-1] * 3))
-    for picture, again in zip(alone[::-1] * 3, together, strict=True):
-        assert picture.dtype == np.uint8
-        assert picture.shape == (32, 40, 3)
-        assert np.array_equal(picture, again)
+    for one, again in zip(alone[::-1] * 3, together, strict=True):
+        assert one.dtype == np.uint8
+        assert one.shape == (32, 40, 3)
+        assert np.array_equal(one, again)
 
 
 def test_an_image_that_is_gone_is_rejected(source: Source) -> None:
     item = source.listing().splits["train"][0]
-    with pytest.raises(ImageRejected):
-        source.load(item._replace(key="gone", path=item.path + ".gone"))
+    with pytest.raises((InputChanged, SourceError)):  # listed with a size, so it was there
+        source.load(item._replace(key="gone", path=f"gone/{item.path}"))
+    if source.kind != "parquet":  # whose whole file is gone
+        with pytest.raises(ImageRejected):
+            source.load(item._replace(key="gone", path=f"gone/{item.path}", size=0))
 
 
 def test_a_place_that_does_not_exist_is_refused(kind: str, tmp_path: Path) -> None:

@@ -1,78 +1,103 @@
-"""A store built at a URL has the bytes of one in a folder, also where the remote fails at times."""
+"""Builds from and into object storage, by a real S3 API."""
 
+import json
+import logging
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
+import tokenstore
+from tests.s3_server import ENVIRONMENT, s3_server
 from tests.toy_images import write_corpus
-from tokenstore import retrying
 from tokenstore.cli.main import main
-from tokenstore.storage import open_storage
+from tokenstore.verify import verify_store
 
-pytestmark = pytest.mark.usefixtures("toy_tokenizer")
-SMALL = ("--tokenizer", "toy", "--part-size", "4", "--batch-size", "3")
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, words)])
+pytest.importorskip("s3fs", reason="needs s3fs")
+pytest.importorskip("moto.server", reason="needs moto[server], which plays S3")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-def content(place: str) -> dict[str, bytes]:
-    storage = open_storage(place)
-    return {name: storage.read(name) for name in storage.names()}
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_server("tokens") as url:
+        yield url
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    return write_corpus(tmp_path / "photos", {"train": 10, "val": 4})
+    return write_corpus(tmp_path / "photos", {"train": 6, "val": 2})
 
 
-def test_steps_at_a_url_that_fails_now_and_then_give_the_bytes_of_a_folder(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(autouse=True)
+def _toy(toy_tokenizer: str) -> None:
+    """Every test here builds with it."""
+
+
+def build(images: object, place: object, *more: object) -> str:
+    words = ["build", images, "-o", place, "--tokenizer", "toy", "--image-size", 32, *more]
+    ran = CliRunner().invoke(main, [str(word) for word in words])
+    assert ran.exit_code == 0, ran.output
+    return ran.stdout + ran.stderr
+
+
+def upload(folder: Path, url: str) -> str:
+    fsspec.filesystem("s3").put(f"{folder}/", url.removeprefix("s3://") + "/", recursive=True)
+    return url
+
+
+def test_a_store_is_built_from_s3_into_s3_and_read_from_there(bucket: str, corpus: Path) -> None:
+    images = upload(corpus, f"{bucket}/one/photos")
+    place = f"{bucket}/one/made.tokenstore"
+    build(images, place, "--part-size", 2)
+    store = tokenstore.open(place)
+    assert (len(store["train"]), len(store["val"])) == (6, 2)
+    assert not verify_store(place)
+    assert not fsspec.filesystem("s3").exists(f"{place}.building")
+    assert "is whole already" in build(images, place, "--part-size", 2)
+
+
+def test_bytes_do_not_depend_on_where_a_store_is_made(
+    bucket: str, corpus: Path, tmp_path: Path
 ) -> None:
-    place = "memory://build-steps/s"
-    system = type(fsspec.filesystem("memory"))
-    monkeypatch.setattr(retrying.time, "sleep", lambda seconds: None)
-    calls = {"cat_file": 0, "pipe_file": 0, "info": 0}
-
-    def now_and_then(name: str) -> None:
-        method = getattr(system, name)
-
-        def flaky(self: object, *words: object, **options: object) -> object:
-            calls[name] += 1
-            if calls[name] % 3 == 2:
-                raise ConnectionError("reset by peer")
-            return method(self, *words, **options)
-
-        monkeypatch.setattr(system, name, flaky)
-
-    for name in calls:
-        now_and_then(name)
-    for words in (["plan", corpus, "-o", place, *SMALL],
-                  ["build", corpus, "-o", place, *SMALL, "--part", "0/2"],
-                  ["build", corpus, "-o", place, *SMALL, "--part", "1/2"],
-                  ["finish", place]):  # fmt: skip
-        result = run(*words)
-        assert result.exit_code == 0, result.output
-    assert all(count > 5 for count in calls.values())
-    assert run("build", corpus, "-o", tmp_path / "s", *SMALL).exit_code == 0
-    assert content(place) == content(str(tmp_path / "s"))
-    assert open_storage(f"{place}.building").names() == []
+    build(corpus, tmp_path / "here")
+    build(corpus, f"{bucket}/two/there")
+    assert tokenstore.open(tmp_path / "here").fingerprint == (
+        tokenstore.open(f"{bucket}/two/there").fingerprint
+    )
 
 
-def test_a_remote_that_fails_for_good_is_named(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
+def test_tars_on_s3_and_on_a_disk_make_the_same_store(
+    bucket: str, corpus: Path, tmp_path: Path
 ) -> None:
-    system = type(fsspec.filesystem("memory"))
-    monkeypatch.setattr(retrying.time, "sleep", lambda seconds: None)
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(corpus, "photos")
+    build(tmp_path / "photos.tar", tmp_path / "here")
+    fsspec.filesystem("s3").put(str(tmp_path / "photos.tar"), "tokens/three/photos.tar")
+    build(f"{bucket}/three/photos.tar", tmp_path / "there")
+    here, there = tokenstore.open(tmp_path / "here"), tokenstore.open(tmp_path / "there")
+    assert here.fingerprint == there.fingerprint
+    assert here.manifest.order.rule == "archives-16384"
+    assert {s.key for s in here["train"]} == {
+        p.relative_to(corpus / "train").with_suffix("").as_posix()
+        for p in (corpus / "train").rglob("*.jpg")
+    }
 
-    def broken(self: object, *words: object, **options: object) -> None:
-        raise ConnectionError("no route")
 
-    monkeypatch.setattr(system, "pipe_file", broken)
-    result = run("build", corpus, "-o", "memory://build-broken/s", *SMALL)
-    assert result.exit_code == 2
-    assert "'memory://build-broken/s.building' failed 6 times" in result.stderr
-    assert "ConnectionError: no route" in result.stderr
+def test_credentials_are_nowhere_in_what_is_written_or_said(
+    bucket: str, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        images = upload(corpus, f"{bucket}/four/photos")
+        said = build(images, f"{bucket}/four/s", "--json")
+    system, written = fsspec.filesystem("s3"), b""
+    for path in system.find("tokens/four/s"):
+        written += path.encode() + system.cat_file(path)
+    heard = said + caplog.text
+    for secret in (ENVIRONMENT["AWS_SECRET_ACCESS_KEY"], ENVIRONMENT["AWS_ACCESS_KEY_ID"]):
+        assert secret.encode() not in written
+        assert secret not in heard
+    assert "127.0.0.1" not in json.dumps(json.loads(said.splitlines()[-1]))

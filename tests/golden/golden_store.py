@@ -15,6 +15,7 @@ import zstandard
 from tokenstore.codecs.base import CodecSpec
 from tokenstore.codecs.gzip import Gzip
 from tokenstore.codecs.zstd import Zstd
+from tokenstore.columns import mask_payload
 from tokenstore.manifest import (
     Manifest,
     OrderEntry,
@@ -52,7 +53,7 @@ def samples(split, count, vocabulary):
         ranks=vocabulary.to_ranks(ids(split, count)),
         labels=np.arange(count) % 3,
         keys=[f"{CLASSES[i % 3]}/{split} {i} ä" for i in range(count)],
-        masks=[np.full((i + 1, 2), i, np.uint8) for i in range(count)],
+        masks=[mask_payload(np.full((i + 1, 2), i, np.uint8)) for i in range(count)],
         meta=[{"width": 10 + i, "note": "a\nb"} for i in range(count)],
         views=np.arange(count, dtype=np.uint16),
     )

@@ -61,10 +61,12 @@ def test_the_tokenizer_keeps_flat_colours():
 
 
 def test_the_source_lists_and_reads_its_images(tmp_path):
+    from tokenstore.sources.base import SourceOptions
+
     Image.new("RGB", (9, 7), "red").save(tmp_path / "a.png")
     (tmp_path / "mine.paths").write_text("a.png\nmissing.png\na.png\n")
     plugin = example("A source")
-    assert plugin.accepts(str(tmp_path / "mine.paths"))
+    assert plugin.accepts(str(tmp_path / "mine.paths"), SourceOptions())
     source = plugin.open(str(tmp_path / "mine.paths"))
     listing = source.listing()
     assert [item.key for item in listing.splits["train"]] == ["a", "missing"]

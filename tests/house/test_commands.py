@@ -27,6 +27,8 @@ EXPECTED = {
     "seit-train mtm",
     "seit-train classify",
     "seit-train evaluate",
+    "seit-train models",
+    "seit-train sample",
 }
 
 

@@ -45,9 +45,11 @@ def test_the_weights_travel_with_the_terms_of_their_photos(wheels):
     assert any(name.endswith("licenses/NOTICE") for name in wheels["tokenstore"])
 
 
-def test_the_page_of_the_report_is_in_the_wheel(wheels):
-    files = {f"tokenstore/report/{name}" for name in ("page.html.jinja", "page.css")}
-    assert files <= wheels["tokenstore"]
+def test_the_pages_of_the_reports_are_in_the_wheels(wheels):
+    shared = ("page.html.jinja", "pieces.html.jinja", "page.css")
+    assert {f"tokenstore/report/{name}" for name in shared} <= wheels["tokenstore"]
+    own = ("runs.html.jinja", "runs.css", "sections/predictions.py")
+    assert {f"seit_train/report/{name}" for name in own} <= wheels["seit_train"]
 
 
 def test_the_recipes_are_in_the_wheel(wheels):

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import yaml
 
 from seit_train.augment.base import Surroundings
-from seit_train.augment.compose import Policy, parse_entry
+from seit_train.augment.compose import Policy, parse_entry, written
+from seit_train.config import read_recipe, recipe_text
 from seit_train.embed import Codebook
 from tests.toy_facts import make_batch, make_facts, seeded
 from tokenstore.errors import TrainingError, UnknownName, UsageError
@@ -85,11 +87,24 @@ def test_halves_give_each_part_of_the_batch_its_own_policy():
     }
     policy, plain = make([entry]), Codebook(FACTS.codebook, "cosine")(BATCH.ranks)
     assert policy.size == (14, 14)
-    grid, targets = policy(BATCH.ranks, TARGETS, seeded(1))
+    grid, targets, _ = policy(BATCH.ranks, TARGETS, seeded(1))
     assert torch.equal(grid[:2], plain[:2, :, 1:15, 1:15])
     assert torch.equal(targets[:2], TARGETS[:2])
     assert not targets[2:, :2].any() and (targets[2:].max(dim=1).values < 1).any()
     assert policy(BATCH.ranks, None, seeded(1)).targets is None
+
+
+def test_a_policy_is_printed_as_the_recipe_wrote_it():
+    for recipe in ("seit_vitb_in1k", "seitpp_vitb_mtm", "cpu_tiny"):
+        policy = read_recipe(recipe, "classify")["augment"]
+        text = written(policy)
+        assert yaml.safe_load(text) == policy
+        assert len(text.splitlines()) == len(policy)
+    line = "- eda: {synonym_p: 0.25, swap_p: 0.25, replace_p: 0.25, synonyms: 5, side: 0.25}"
+    recipe = "seit_vitb_in1k"
+    assert written(read_recipe(recipe, "classify")["augment"]).splitlines()[0] == line
+    assert line in recipe_text(recipe)
+    assert written([{"cutmix": None}]) == "- cutmix: {}"
 
 
 def test_a_printed_policy_shows_every_option():

@@ -85,13 +85,18 @@ def test_recipes_are_listed_and_printed(run):
     code, out, _ = run("recipes")
     assert code == 0
     assert any(
-        line.split()[:4] == ["cpu_tiny", "mtm,", "classify,", "tokenadapt"]
+        line.split()[:4] == ["cpu_tiny", "mtm,", "classify,", "tokenadapt,"]
         for line in out.splitlines()
     )
     code, out, _ = run("recipes", "cpu_tiny")
     assert code == 0
     assert out.startswith("#")
     assert "classify:" in out
+    code, out, _ = run("recipes", "--json")
+    cards = {card["name"]: card for card in json.loads(out)}
+    assert cards["cpu_tiny"]["hours"].startswith("0.11")
+    assert cards["seit_vitb_in1k"]["hours"] is None
+    assert "74.0 top-1" in cards["seit_vitb_in1k"]["expected"]
 
 
 def test_help_loads_no_torch():

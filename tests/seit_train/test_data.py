@@ -5,11 +5,20 @@ import pytest
 import torch
 
 from seit_train.config import RunConfig
-from seit_train.data import TokenBatch, evaluation_loader, iterate, training_loader
+from seit_train.data import (
+    TokenBatch,
+    evaluation_loader,
+    iterate,
+    training_loader,
+    training_split,
+)
 from seit_train.distributed import World
 from tests.small_store import Small, write_small_store
-from tokenstore.errors import UsageError
+from tests.toy_store import ToyStore, write_toy_store
+from tokenstore.errors import Mismatch, UsageError
+from tokenstore.mixture import Mixture
 from tokenstore.order import Shuffled
+from tokenstore.sampling import Repeated
 
 CPU = torch.device("cpu")
 
@@ -73,6 +82,66 @@ def test_a_fraction_can_be_shuffled_by_shards(tmp_path):
 def test_without_a_data_section_the_order_is_the_full_shuffle(store):
     expected = Shuffled(48, seed=5).at(0, np.arange(48)).tolist()
     assert indices(store["train"], config(seed=5)) == [expected]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("others")
+    toys = {
+        "b": ToyStore({"train": 16}, seed=1),
+        "more-codes": ToyStore({"train": 9}, codes=20),
+        "no-train": ToyStore({"val": 9}),
+        "other-grid": ToyStore({"train": 9}, side=4),
+    }
+    return {name: write_toy_store(folder / name, toy).url for name, toy in toys.items()}
+
+
+def test_stores_are_mixed_in_proportion_to_their_weights(store, others):
+    data = {"mix": [{"store": others["b"], "weight": 3}], "repeats": 2}
+    settings = config(batch_size=64, data=data)
+    split = training_split(store, settings.data)
+    assert len(split) == 48 + 16
+    (shown,) = indices(split, settings)
+    assert shown[::2] == shown[1::2]
+    order = Repeated(Mixture((48, 16), (1.0, 3.0), 0), 2)
+    assert shown == order.at(0, np.arange(64)).tolist()
+    batch = next(iterate(training_loader(split, settings, World(0, 1, CPU))))
+    assert torch.equal(batch.labels, torch.from_numpy(split.labels[shown]))
+
+
+def test_a_state_of_other_weights_or_stores_is_refused(store, others):
+    def loader(*parts):
+        settings = config(data={"mix": [{"store": others["b"], "weight": w} for w in parts]})
+        return training_loader(training_split(store, settings.data), settings, World(0, 1, CPU))
+
+    state = loader(2).state_dict()
+    loader(2).load_state_dict(state)
+    with pytest.raises(Mismatch, match="shuffle and sampler of the run"):
+        loader(3).load_state_dict(state)
+    for other in (loader(), loader(2, 2)):
+        with pytest.raises(Mismatch, match="store of the run"):
+            other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("more-codes", UsageError, "has 20 codes.*and mix in"),
+        ("no-train", UsageError, "no split 'train', only: val"),
+        ("other-grid", Mismatch, "build them at one image size"),
+    ],
+)
+def test_stores_that_do_not_mix_are_refused(store, others, name, error, words):
+    with pytest.raises(error, match=words):
+        training_split(store, config(data={"mix": [{"store": others[name]}]}).data)
+
+
+@pytest.mark.parametrize(
+    "data", [{"fraction": 0.5}, {"sampling": "class-balanced"}, {"shuffle": "shards"}]
+)
+def test_a_mixture_has_an_order_of_its_own(data):
+    with pytest.raises(ValueError, match="leave out data.mix"):
+        config(data={"mix": [{"store": "s"}], **data})
 
 
 def test_processes_share_a_batch(store):

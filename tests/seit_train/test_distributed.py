@@ -59,3 +59,43 @@ def test_two_processes_train_the_model_of_one(request_run, store, recipe, plugin
     found = load_file(two / "checkpoints" / "last" / "model.safetensors")
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from seit_train import trainer
+from seit_train.launch import TrainRequest, train
+from tokenstore.errors import Interrupted
+store, folder, recipe, *overrides = sys.argv[1:]
+step = trainer.Trainer._train_step
+def stepping(self, *arguments):
+    if self.step == 2 and self.world.rank == 1:  # the launcher tells each process; one is enough
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *arguments)
+trainer.Trainer._train_step = stepping
+try:
+    train(TrainRequest("toy", store, Path(folder), recipe, overrides, None, True))
+except Interrupted as stopped:
+    print(stopped)
+"""
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_two_processes_stop_together_soon_after_one_was_asked(store, recipe, plugins, tmp_path):
+    """Not at the next line of metrics: a scheduler waits for half a minute at most."""
+    program, folder = tmp_path / "program.py", tmp_path / "run"
+    program.write_text(STOPPED)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program)]
+    overrides = ["loop.log_every=1000", "steps=40", "loop.eval_every_epochs=100"]
+    ran = subprocess.run(
+        [sys.executable, *launcher, store.url, str(folder), str(recipe), *overrides],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{plugins}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("stopped as asked after step 8 of 40") == 2

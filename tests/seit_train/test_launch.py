@@ -98,6 +98,24 @@ def test_resuming_with_other_settings_names_them(request_run):
         train(request_run("toy", "steps=2", "lr=0.5", resume=True))
 
 
+def test_resuming_without_a_recipe_lays_overrides_over_the_runs_own_settings(request_run, caplog):
+    run = train(request_run("toy", "steps=2", "lr=0.2")).run
+    again = replace(request_run("toy", "lr=0.2", "loop.log_every=1", resume=True), recipe=None)
+    with caplog.at_level("INFO", logger="seit_train"):
+        resumed = train(again).run
+    assert "resumed with other settings of the loop: loop.log_every=4 (now asked: 1)" in caplog.text
+    assert Run.open(run.folder).config == resumed.config
+    assert resumed.config.loop.log_every == 1 and resumed.config.steps == 2
+    with pytest.raises(UsageError, match=r"lr=0.2 \(now asked: 0.3\)"):
+        train(replace(again, overrides=("lr=0.3",)))
+
+
+def test_an_average_cannot_begin_in_the_middle_of_a_run(request_run):
+    train(request_run("toy", "steps=2"))
+    with pytest.raises(UsageError, match=r"loop.ema=None \(now asked: 0.9\)"):
+        train(request_run("toy", "steps=2", "loop.ema=0.9", resume=True))
+
+
 def test_resuming_on_another_store_is_refused(request_run, other_store):
     train(request_run("toy", "steps=2"))
     with pytest.raises(Mismatch, match="Resume with the store of the run"):
@@ -222,3 +240,14 @@ def test_a_cache_smaller_than_a_shard_stops_a_run_before_it_begins(request_run, 
     with pytest.raises(UsageError, match="cache_bytes is 10"):
         train(request)
     assert not request.folder.exists()
+
+
+def test_a_run_trains_on_a_mixture_and_goes_on_with_it(request_run, tmp_path):
+    other = write_toy_store(tmp_path / "other", ToyStore({"train": 16}, seed=1))
+    mix = f"data.mix=[{{store: '{other.url}', weight: 2}}]"
+    whole = train(request_run("toy", mix, folder="whole")).run
+    seen = json.loads((whole.last / "state.json").read_text())["loader"]
+    assert "Mixture(sizes=[48.0, 16.0], weights=[1.0, 2.0]" in seen["order"]
+    with pytest.raises(UsageError, match="begun with other settings: data.mix="):
+        train(request_run("toy", mix.replace("2}", "3}"), folder="whole", resume=True))
+    assert not train(request_run("toy", mix, folder="whole", resume=True)).trained

@@ -164,7 +164,7 @@ def test_the_encoder_sees_the_class_token_and_the_kept_positions_at_any_ratio():
 
 def test_ranks_under_the_mask_change_no_prediction_and_seen_ones_do():
     model, ranks = make_model().eval(), make_ranks(1)
-    plan = plan_of(torch.randperm(POSITIONS, generator=seeded(6))[None], torch.tensor([[9]]), MASKS)
+    plan = plan_of(torch.randperm(POSITIONS, generator=seeded(6))[None], torch.tensor([[9]]), 7)
     plan = plan._replace(masked=plan.masked[:, :9])
     before = model(ranks, plan)
     for position in range(POSITIONS):
@@ -187,7 +187,7 @@ def test_everything_that_should_learn_gets_a_gradient():
 def test_the_id_table_learns_as_an_input_and_not_as_an_output():
     model, ranks = make_model(), make_ranks(2)
     order = torch.arange(POSITIONS).expand(2, -1)
-    everything = plan_of(order, torch.tensor([[POSITIONS], [POSITIONS]]), MASKS)
+    everything = plan_of(order, torch.tensor([[POSITIONS], [POSITIONS]]), 7)
     model(ranks, everything).sum().backward()  # all is masked: nothing enters through the table
     assert not model.encoder.patch_embed.ids.table.weight.grad.any()
 

@@ -7,7 +7,8 @@ import torch
 from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 
-from seit_train.tasks.classify import Classification, ClassifyConfig, smooth_targets
+from seit_train.scoring import smooth_targets
+from seit_train.tasks.classify import Classification, ClassifyConfig
 from seit_train.tasks.mtm import MaskedTokenModelling, MtmConfig
 from tests.toy_facts import make_batch, make_facts, seeded
 from tokenstore.errors import TrainingError

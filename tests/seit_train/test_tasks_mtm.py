@@ -102,10 +102,16 @@ def test_it_starts_from_a_classifier_with_an_id_embedding():
     assert torch.equal(model.state_dict()[f"encoder.{name}"], donor.state_dict()[name])
 
 
-def test_weights_without_an_id_embedding_are_refused():
+def test_weights_without_an_id_embedding_leave_the_stem_fresh():
     task = make_task()
-    with pytest.raises(TrainingError, match="id embedding"):
-        task.load_init(make_model(task), {"blocks.0.norm1.weight": torch.ones(24)})
+    donor = make_model(task).state_dict()
+    weights = {n.removeprefix("encoder."): w + 1 for n, w in donor.items() if "encoder." in n}
+    weights = {n: w for n, w in weights.items() if not n.startswith("patch_embed.ids.")}
+    weights["patch_embed.proj.weight"] = torch.ones(24, 3, 16, 16)
+    model = make_model(task)
+    report = task.load_init(model, weights)
+    assert "encoder.patch_embed.proj.weight" in report.new
+    assert torch.equal(model.encoder.norm.bias, weights["norm.bias"])
 
 
 def test_a_run_without_a_codebook_crops_ranks_and_never_searches():

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from seit_train import trainer as trainer_module
 from seit_train.checkpoint import load_checkpoint
 from seit_train.distributed import World
 from seit_train.launch import requested_config, train
 from seit_train.metrics import read_metrics
 from seit_train.run import Run, StoreIdentity
-from seit_train.tasks.classify import smooth_targets
+from seit_train.scoring import smooth_targets
 from seit_train.trainer import Trainer
 from tests.seit_train.toy_task import ToyTask
 from tests.toy_store import ToyStore, write_toy_store
@@ -26,6 +27,7 @@ VARIANTS = {
     "accumulating": ("toy", "loop.accumulate=2"),
     "sgd": ("toy", "optim.optimizer=sgd", "optim.layer_decay=0.5"),
     "mtm": ("mtm",),
+    "lut": ("mtm", "method=lut", "lut.context.hidden=16", "lut.context.out=8"),
     "classify": ("classify",),
     "a share, balanced, repeated": (
         "toy",
@@ -86,6 +88,44 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(request_run, monkeypa
     assert losses(whole.folder)[-1] == losses(cut.folder)[-1]
 
 
+def test_a_stopped_run_in_fp16_goes_on_with_the_scale_that_it_had(request_run, monkeypatch):
+    """On a CPU the scaler works too; only `precision=fp16` is refused there, as nobody wants it."""
+    monkeypatch.setattr("seit_train.trainer.resolve_precision", lambda *_: "fp16")
+    whole = train(request_run("toy", folder="whole")).run
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 5)
+        with pytest.raises(Interrupted):
+            train(request_run("toy", folder="cut"))
+    cut = train(request_run("toy", folder="cut", resume=True)).run
+    ends = [load_checkpoint(run.last) for run in (whole, cut)]
+    assert ends[0].state["scaler"] == ends[1].state["scaler"]
+    assert ends[0].state["scaler"]["_growth_tracker"] == 12
+    assert all(torch.equal(w, ends[1].weights[name]) for name, w in ends[0].weights.items())
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_a_plain_one_does(request_run):
+    plain = train(request_run("toy", "still=true", folder="plain")).run
+    compiled = train(request_run("toy", "still=true", "loop.compile=on", folder="on")).run
+    expected, found = (load_file(run.last / "model.safetensors") for run in (plain, compiled))
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_checkpoints_can_be_rarer_than_epochs_but_the_last_step_is_kept(request_run, monkeypatch):
+    saved = []
+    save = trainer_module.save_checkpoint
+
+    def noting(folder, checkpoint):
+        saved.append((folder.name, checkpoint.state["step"]))
+        save(folder, checkpoint)
+
+    monkeypatch.setattr(trainer_module, "save_checkpoint", noting)
+    rare = ("loop.save_every_epochs=2", "loop.eval_every_epochs=9")
+    train(request_run("toy", *rare))
+    assert [step for name, step in saved if name == "last"] == [6, 12]
+
+
 def test_steps_after_the_checkpoint_are_forgotten_and_run_again(request_run, monkeypatch):
     whole = train(request_run("toy", "loop.log_every=1", folder="whole")).run
     step = Trainer._train_step
@@ -127,7 +167,8 @@ def augmented_by_index(request, size, accumulate):
         def look(model, batch, rng, policy=policy, task=trainer.task):
             targets = smooth_targets(batch.labels, 4, 0.0)
             view = policy(batch.ranks, targets, rng)
-            seen.update(zip(batch.index.tolist(), zip(*view, strict=True), strict=True))
+            images = zip(view.tokens, view.targets, strict=True)
+            seen.update(zip(batch.index.tolist(), images, strict=True))
             return type(task).loss(task, model, batch, rng)
 
         trainer.task.loss = look

@@ -70,8 +70,8 @@ def test_processes_give_the_pictures_and_reasons_of_threads(
                     assert isinstance(right, ImageRejected)
                     assert str(left) == str(right) == "no JPEG, PNG, WebP or BMP image"
                 else:
-                    assert np.array_equal(left, RULE.apply(source.load(item)))
-                    assert np.array_equal(left, right)
+                    assert np.array_equal(left[0].pixels, RULE.apply(source.load(item)))
+                    assert np.array_equal(left[0].pixels, right[0].pixels)
             seen += len(batch)
     assert seen == IMAGES
 

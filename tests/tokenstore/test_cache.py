@@ -172,6 +172,20 @@ def test_a_full_disk_is_named_and_leaves_nothing(remote, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*.partial")) == []
 
 
+def test_a_folder_that_cannot_be_written_any_more_is_named(remote, tmp_path, monkeypatch):
+    train = tokenstore.open(remote, cache=tmp_path)["train"]
+    loader = TokenLoader(train, batch_size=16, residency="stream", prefetch_bytes=0)
+
+    def refused(lock, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    words = rf"'{tmp_path}' cannot be used: Permission denied. Make it writable"
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match=words):
+        patched.setattr(FileLock, "acquire", refused)
+        list(loader)
+    assert sum(int(batch.valid.sum()) for batch in loader) == SHARDS * 40
+
+
 def test_bytes_that_are_not_the_manifest_s_are_refused_and_not_kept(remote, tmp_path):
     memory, name = fsspec.filesystem("memory"), f"{remote[len('memory://') :]}/train-000002.tar"
     content = bytearray(memory.cat_file(f"/{name}"))

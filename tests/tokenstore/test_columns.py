@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tokenstore import columns
 from tokenstore.columns import (
     fixed_bytes,
+    joined,
     json_line,
     mask_of,
-    mask_payloads,
+    mask_payload,
     packed_bytes,
     packed_strings,
 )
@@ -86,7 +87,7 @@ def test_metadata_stays_on_one_line():
 def test_masks_of_any_size_come_back(sizes):
     rng = np.random.default_rng(0)
     masks = [rng.integers(0, 256, size).astype(np.uint8) for size in sizes]
-    payloads, ends = mask_payloads(masks)
+    payloads, ends = joined([mask_payload(mask) for mask in masks])
     for mask, payload in zip(masks, np.split(payloads, ends[:-1]), strict=True):
         assert np.array_equal(mask_of(payload.tobytes(), "here"), mask)
 
@@ -96,11 +97,11 @@ def test_masks_of_any_size_come_back(sizes):
 )
 def test_arrays_that_are_no_masks_are_refused(mask):
     with pytest.raises(CodecError, match="expected a mask"):
-        mask_payloads([mask])
+        mask_payload(mask)
 
 
 def test_damaged_masks_are_refused_or_keep_their_size():
-    payload = mask_payloads([np.arange(12, dtype=np.uint8).reshape(3, 4)])[0].tobytes()
+    payload = mask_payload(np.arange(12, dtype=np.uint8).reshape(3, 4))
     for end in range(len(payload)):
         with pytest.raises(CorruptStore):
             mask_of(payload[:end], "here")

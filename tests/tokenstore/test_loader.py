@@ -15,6 +15,9 @@ from tests.small_store import Small, write_small_store
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Mismatch, UnknownName, UsageError
 from tokenstore.loader import TokenLoader
+from tokenstore.mixture import Mixture
+from tokenstore.order import Shuffled
+from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
 
 COUNT = 37
@@ -260,6 +263,47 @@ def test_a_state_of_another_seed_is_refused_with_the_cure(train):
     state = TokenLoader(train, batch_size=2, seed=1).state_dict()
     with pytest.raises(Mismatch, match="seed=1"):
         TokenLoader(train, batch_size=2).load_state_dict(state)
+
+
+ORDERS = {
+    "none": {"shuffle": "none"},
+    "shards": {"shuffle": "shards"},
+    "another window": {"sampler": ShardShuffle((20, 17), 0, window=1)},
+    "seed": {"sampler": Shuffled(COUNT, 9)},
+    "fewer": {"sampler": Shuffled(COUNT - 1, 0)},
+    "subset": {"sampler": Subset(np.arange(COUNT), Shuffled(COUNT, 0))},
+    "another subset": {"sampler": Subset(np.arange(COUNT)[::-1].copy(), Shuffled(COUNT, 0))},
+    "twice": {"sampler": Repeated(Shuffled(COUNT, 0), 2)},
+    "three times": {"sampler": Repeated(Shuffled(COUNT, 0), 3)},
+    "of another seed": {"sampler": Repeated(Shuffled(COUNT, 1), 3)},
+    "mixed": {"sampler": Mixture((30, 7), (1, 3), 0)},
+    "other weights": {"sampler": Mixture((30, 7), (1, 2), 0)},
+    "longer": {"sampler": Mixture((30, 7), (1, 3), 0, length=99)},
+    "balanced": {"sampler": ClassBalanced(np.arange(COUNT) % 3, 0)},
+    "other classes": {"sampler": ClassBalanced(np.arange(COUNT) % 4, 0)},
+}
+
+
+@pytest.mark.parametrize("saved", ["full", *ORDERS])
+def test_a_state_fits_its_own_order_only(train, saved):
+    made = {
+        name: TokenLoader(train, batch_size=2, **options)
+        for name, options in {"full": {}, **ORDERS}.items()
+    }
+    state = json.loads(json.dumps(made[saved].state_dict()))
+    assert ("order" in state) == (saved != "full")
+    again = TokenLoader(train, batch_size=4, **ORDERS.get(saved, {}))
+    again.load_state_dict(state)
+    for name, loader in made.items():
+        if name != saved:
+            with pytest.raises(Mismatch, match="shuffle and sampler of the run"):
+                loader.load_state_dict(state)
+
+
+def test_the_plain_shuffle_as_a_sampler_is_the_plain_shuffle(train):
+    state = TokenLoader(train, batch_size=2, seed=3).state_dict()
+    other = TokenLoader(train, batch_size=2, seed=3, sampler=Shuffled(COUNT, 3))
+    assert other.state_dict() == state
 
 
 def test_a_split_without_labels_gives_none(unlabelled):

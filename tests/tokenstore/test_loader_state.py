@@ -14,7 +14,7 @@ STATE = LoaderState(epoch=3, position=40, seed=-5, fingerprint="ab" * 32)
     "state",
     [
         STATE,
-        LoaderState(0, 0, 2**80, "cd" * 32, order="Unshuffled"),
+        LoaderState(0, 0, 2**80, "cd" * 32, order="Unshuffled(size=3)"),
         LoaderState(1, 2, 3, "ef", worker=(1, 3)),
     ],
 )
@@ -59,7 +59,7 @@ def test_what_is_no_state_is_told_what_one_needs(state):
     [
         ({"fingerprint": "cd" * 32}, 100, "Resume with the store of the run"),
         ({"seed": 1}, 100, "seed=-5 to resume"),
-        ({"order": "Unshuffled"}, 100, "shuffle and sampler of the run"),
+        ({"order": "Unshuffled(size=3)"}, 100, "shuffle and sampler of the run"),
         ({}, 39, "position 40 .* 39 images"),
     ],
 )

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from tokenstore.order import Permutation, Shuffled, Unshuffled
+from tokenstore.order import Permutation, Shuffled, Unshuffled, description_of
+from tokenstore.sampling import ClassBalanced, Repeated, Subset
+from tokenstore.shard_shuffle import ShardShuffle
 
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 100, 255, 256, 257, 1000, 4096, 4097, 100_003]
 
@@ -82,3 +84,33 @@ def test_the_order_of_an_epoch_is_its_permutation_and_without_shuffle_the_split_
         )
         assert np.array_equal(Unshuffled(100).at(epoch, positions), positions)
     assert len(Shuffled(100, 7)) == len(Unshuffled(100)) == 100
+
+
+def test_a_description_tells_class_and_parameters_the_same_way_in_every_process():
+    many = np.arange(1000)
+    balanced = ClassBalanced(np.array([0, 1, 0]), seed=2**70)
+    for order, told in (
+        (Shuffled(5, seed=-1), "Shuffled(size=5, seed=-1)"),
+        (Shuffled(np.int64(5), seed=np.int64(-1)), "Shuffled(size=5, seed=-1)"),
+        (ShardShuffle((3, 2), 0), "ShardShuffle(counts=[3.0, 2.0], seed=0, window=32)"),
+        (
+            Repeated(Subset(many, Shuffled(1000, 1)), 3),
+            "Repeated(order=Subset(samples=1000 of 702746827e553786, "
+            "order=Shuffled(size=1000, seed=1)), times=3)",
+        ),
+        (
+            balanced,
+            "ClassBalanced(members=3 of 0f004f117335020e, "
+            "firsts=2 of c571327cb01ac1de, seed=1180591620717411303424)",
+        ),
+    ):
+        assert description_of(order) == told
+
+
+def test_an_order_of_one_s_own_is_told_by_its_class_or_as_it_says():
+    class Mine:
+        __len__ = at = None
+
+    assert description_of(Mine()) == "Mine"
+    Mine.description = "Mine(7)"
+    assert description_of(Mine()) == "Mine(7)"

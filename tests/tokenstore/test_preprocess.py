@@ -24,6 +24,42 @@ OPENCV_SAYS = [
 ]
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [(32, 32), (48, 64)])
+@pytest.mark.parametrize("original", [(211, 150), (97, 240), (64, 48), (330, 330)])
+def test_a_mask_goes_through_the_crop_and_resize_of_its_image(
+    rule: str, size: tuple[int, int], original: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(sum(original))
+    centres = rng.uniform(0, 1, (6, 2)) * original[::-1]
+    rows, columns = np.ogrid[: original[1], : original[0]]
+    distances = [(rows - y) ** 2 + (columns - x) ** 2 for y, x in centres]
+    mask = np.argmin(distances, axis=0).astype(np.uint8)  # regions without slivers
+    grey = Image.fromarray(np.repeat((40 * mask)[..., None], 3, axis=2))
+    preprocess = Preprocess(rule, size)
+    found, picture = preprocess.apply_to_mask(mask), preprocess.apply(grey)[..., 0]
+    assert found.shape == picture.shape == size
+    assert set(np.unique(found)) <= set(np.unique(mask))
+    # Inside of the regions both say the same; a filter reaches two pixels of either size.
+    reach = 2 + int(np.ceil(2 * max(size[0] / original[1], size[1] / original[0])))
+    inner = _uniform(found, reach)
+    assert inner.mean() > 0.2
+    assert np.array_equal(picture[inner], 40 * found[inner])
+
+
+def _uniform(values: np.ndarray, reach: int) -> np.ndarray:
+    """Whether all within `reach` pixels have one value."""
+    padded = np.pad(values, reach, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1, 2 * reach + 1))
+    return windows.min(axis=(2, 3)) == windows.max(axis=(2, 3))
+
+
+def test_a_mask_of_the_right_size_is_not_touched() -> None:
+    mask = np.random.default_rng(0).integers(0, 256, (32, 48)).astype(np.uint8)
+    for rule in RULES:
+        assert np.array_equal(Preprocess(rule, (32, 48)).apply_to_mask(mask), mask)
+
+
 def thirds() -> Image.Image:
     """A 90x30 picture of three squares: red, green, blue."""
     image = Image.new("RGB", (90, 30))

@@ -165,11 +165,11 @@ class Counting:
     def __init__(self, split):
         self.split, self.lock, self.rows, self.most = split, threading.Lock(), 0, 0
 
-    def read(self, indices, *, keys=False, out=None):
+    def read(self, indices, *, keys=False, masks=False, out=None):
         with self.lock:
             self.rows += len(indices)
             self.most = max(self.most, self.rows)
-        return self.split.read(indices, keys=keys, out=out)
+        return self.split.read(indices, keys=keys, masks=masks, out=out)
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 5000])

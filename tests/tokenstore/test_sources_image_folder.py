@@ -9,7 +9,7 @@ import pytest
 from tests.toy_images import encoded, picture, write_corpus
 from tokenstore.errors import ImageRejected, SourceError
 from tokenstore.sources import open_source
-from tokenstore.sources.base import Item, Listing
+from tokenstore.sources.base import Item, Listing, SourceOptions
 from tokenstore.sources.image_folder import ImageFolder
 
 
@@ -23,7 +23,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def listing(root: Path, classes: Path | None = None) -> Listing:
-    return ImageFolder.open(str(root), classes).listing()
+    return ImageFolder.open(str(root), SourceOptions(classes)).listing()
 
 
 def keys(found: Listing, split: str = "train") -> list[str]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenstore import storage as module
 from tokenstore.errors import CorruptStore, StoreError
-from tokenstore.storage import open_storage
+from tokenstore.storage import RemoteStorage, open_storage
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -213,3 +213,12 @@ def test_a_part_of_a_file_is_its_bytes_and_must_lie_in_it(storage):
     assert storage.part("a", 0, 6) == b"abcdef"
     with pytest.raises(CorruptStore, match="ends before byte 7"):
         storage.part("a", 2, 7)
+
+
+def test_a_file_system_that_is_not_installed_is_named_with_the_cure(monkeypatch):
+    def missing(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(StoreError, match=r"Install s3fs .*tokenstore\[remote\]"):
+        RemoteStorage("s3://bucket/store")

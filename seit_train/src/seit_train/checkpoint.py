@@ -112,6 +112,19 @@ def load_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _damaged(file, error) from error
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its old form, and give it the name when it is whole and on the disk."""
+    new = path.with_name(partial_name(path.name))
+    new.write_bytes(content)
+    _flush(new)
+    new.replace(path)
+
+
+def partial_name(name: str) -> str:
+    """What `replace_file` calls a file that is not whole yet."""
+    return f".{name}.new"
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state by parameter name: `optimizer/blocks.0.norm1.weight/exp_avg`."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}

@@ -26,9 +26,17 @@ DEFAULT_RECIPE = "cpu_tiny"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-3` is a number, as everybody expects; YAML 1.1 calls it a string."""
+    """Safe YAML as everybody reads it: `1e-3` is a number, and `on` is a word (YAML 1.2)."""
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _BOOL, re.compile("(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
@@ -74,6 +82,7 @@ class LoopConfig(Settings):
         residency: where the tokens live while training, see `tokenstore.loader`.
         log_every: steps from one line of metrics to the next.
         eval_every_epochs: epochs from one evaluation (and checkpoint) to the next.
+        save_every_epochs: epochs from one checkpoint to the next; more where epochs take seconds.
         ema: decay of a moving average of the weights, which is then what is evaluated and kept as
             `model.safetensors`; null means none.
         accumulate: parts in which a step's batch goes through the model, to save memory. The same
@@ -85,8 +94,21 @@ class LoopConfig(Settings):
     residency: Literal["auto", "stream", "ram", "device"] = "auto"
     log_every: Positive = 50
     eval_every_epochs: Annotated[float, Field(gt=0)] = 1.0
+    save_every_epochs: Annotated[float, Field(gt=0)] = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     accumulate: Positive = 1
+
+
+class MixedIn(Settings):
+    """One more store to train on.
+
+    Attributes:
+        store: folder or URL.
+        weight: how often its images come for each one of the run's own store.
+    """
+
+    store: str
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 class DataConfig(Settings):
@@ -96,19 +118,23 @@ class DataConfig(Settings):
         fraction: share of the train split, each class in proportion, the same in every epoch; the
             limited-data runs of the papers, which keep the number of steps (`steps=N`).
         fraction_seed: chooses the share, so that runs of several `seed` can share it.
-        sampling: shuffled, or class-balanced: every class equally often.
+        sampling: shuffled, or class-balanced: every class equally often; or one-view: of a store
+            with several views an image, one of each in an epoch, in the next epoch another.
         repeats: rows of a batch that show the same image, each augmented anew.
         shuffle: over the whole split, or shards: a few of them at a time, for a store that comes
             over a network.
+        mix: more stores, whose train splits come in exact proportion to their weights; the run's
+            own store has weight 1.
         cache: folder on this machine's disk for the shards of such a store; null means none.
         cache_bytes: what the cache holds at most.
     """
 
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     fraction_seed: int = 0
-    sampling: Literal["shuffled", "class-balanced"] = "shuffled"
+    sampling: Literal["shuffled", "class-balanced", "one-view"] = "shuffled"
     repeats: Positive = 1
     shuffle: Literal["full", "shards"] = "full"
+    mix: tuple[MixedIn, ...] = ()
     cache: str | None = None
     cache_bytes: Positive = CACHE_BYTES
 
@@ -118,6 +144,18 @@ class DataConfig(Settings):
             raise ValueError(
                 "classes cannot be balanced a few shards at a time: leave out data.shuffle=shards "
                 "or data.sampling=class-balanced"
+            )
+        if self.mix and (
+            self.fraction < 1 or (self.sampling, self.shuffle) != ("shuffled", "full")
+        ):
+            raise ValueError(
+                "a mixture of stores has an order of its own: leave out data.mix, or else "
+                "data.fraction, data.sampling and data.shuffle"
+            )
+        if self.sampling == "one-view" and (self.shuffle == "shards" or self.fraction < 1):
+            raise ValueError(
+                "one view of each image is drawn from the whole split: leave out "
+                "data.shuffle=shards and data.fraction, or data.sampling=one-view"
             )
         return self
 
@@ -270,16 +308,20 @@ def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
+# Settings that say the same thing: asking for one takes back what the recipe says with the others.
+_TAKES_BACK = {"steps": ("epochs",), "epochs": ("steps",), "size": ("width", "depth", "heads")}
+
+
 def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
-    """Set one dotted key. Asking for `steps` takes back the recipe's `epochs`, and vice versa."""
-    other = {"steps": "epochs", "epochs": "steps"}.get(key[0])
-    if other is not None and value is not None:
-        settings.pop(other, None)
+    """Set one dotted key, e.g. `model.size`, and take back what it replaces in its group."""
     group = settings
     for name in key[:-1]:
         below = group.get(name)
         group[name] = dict(below) if isinstance(below, dict) else {}
         group = group[name]
+    if value is not None:
+        for other in _TAKES_BACK.get(key[-1], ()):
+            group.pop(other, None)
     group[key[-1]] = value
 
 

@@ -48,6 +48,15 @@ class Codebook(nn.Module):
         """Int64 [B,h,w] -> float32 [B,d,h,w], channels last in memory."""
         return nn.functional.embedding(ranks, self.rows).permute(0, 3, 1, 2)
 
+    @property
+    def width(self) -> int:
+        """Channels d of a row."""
+        return self.rows.shape[1]
+
+    def blend(self, ranks: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of rows: int64 [N,n] and float32 [N,n] -> float32 [N,d]."""
+        return nn.functional.embedding_bag(ranks, self.rows, mode="sum", per_sample_weights=weights)
+
     def nearest(self, grid: Tensor) -> Tensor:
         """The rank whose row is nearest at each position: float32 [B,d,h,w] -> int64 [B,h,w]."""
         batch, width, *sides = grid.shape

@@ -5,19 +5,25 @@ from, then the model. What happens in a step is the trainer's business.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from seit_train.augment.compose import written
 from seit_train.checkpoint import has_checkpoint
 from seit_train.config import DEFAULT_RECIPE, DataConfig, RunConfig, make_config, read_recipe
+from seit_train.data import Samples, training_split
 from seit_train.distributed import joined_world, wait_for_all
-from seit_train.run import CONFIG, Run, StoreIdentity, init_weights
+from seit_train.initial import start_from
+from seit_train.out_of_memory import memory_explained
+from seit_train.pictures import open_pictures
+from seit_train.run import CONFIG, Run, StoreIdentity
 from seit_train.trainer import Trainer
 from tokenstore.errors import Mismatch, UsageError
-from tokenstore.reader import Split, Store, open_store
+from tokenstore.reader import open_store
 from tokenstore.registry import find
 
 _log = logging.getLogger(__name__)
@@ -29,11 +35,11 @@ class TrainRequest:
 
     Attributes:
         task: name of the task.
-        store: folder or URL of the store.
+        store: folder or URL of the store; for `pixels`, a folder of images.
         folder: of the run.
         recipe: name or file; None means the default recipe.
         overrides: `key=value`, dotted keys.
-        init: run or checkpoint whose weights to start from.
+        init: run, checkpoint or published file whose weights to start from.
         resume: go on with the run in `folder`; it is begun where there is none yet.
     """
 
@@ -74,21 +80,23 @@ def train(request: TrainRequest) -> Outcome:
         TokenstoreError: whatever is wrong, before the first step where that can be known.
     """
     with joined_world() as world:
-        store = open_store(request.store)
-        run = _run(request, store)
-        store = _cached(store, run.config.data)
-        val = store.splits.get("val")
-        trainer = Trainer(run, world, _training_split(store), val or None)
-        if has_checkpoint(run.last):
-            trainer.resume()
-        elif request.init is not None:
-            _start_from(Path(request.init), trainer)
-        trained = trainer.step < trainer.steps
-        wait_for_all()  # nobody may find the folder of this very run and take it for another's
-        if world.is_first:
-            run.write()
-            _note(trainer)
-        trainer.fit()
+        corpus = _corpus(request, DataConfig())
+        run = _run(request, corpus.identity)
+        if run.config.data.cache is not None or run.config.data.mix:
+            corpus = _corpus(request, run.config.data)
+        val = corpus.splits.get("val")
+        with memory_explained(run.config, world):
+            trainer = Trainer(run, world, _training_split(corpus), val or None)
+            if has_checkpoint(run.last):
+                trainer.resume()
+            elif request.init is not None:
+                start_from(Path(request.init), trainer.task, trainer.model, run.store)
+            trained = trainer.step < trainer.steps
+            wait_for_all()  # nobody may find the folder of this very run and take it for another's
+            if world.is_first:
+                run.write()
+                _note(trainer)
+            trainer.fit()
         return Outcome(run, trainer.step, trainer.best, trainer.seconds, trained, world.is_first)
 
 
@@ -108,69 +116,87 @@ def requested_config(request: TrainRequest) -> RunConfig:
     return config
 
 
-def _run(request: TrainRequest, store: Store) -> Run:
+@dataclass(frozen=True)
+class Corpus:
+    """What is trained on: a store or a folder of pictures, and its splits."""
+
+    identity: StoreIdentity
+    splits: Mapping[str, Samples]
+
+
+def _corpus(request: TrainRequest, data: DataConfig) -> Corpus:
+    """Open it, a store through the cache that is asked for and mixed as asked."""
+    if not find("seit_train.tasks", request.task).reads_ranks:
+        folder = open_pictures(request.store)
+        return Corpus(StoreIdentity.of_pictures(folder), folder.splits)
+    store = open_store(request.store, cache=data.cache, cache_bytes=data.cache_bytes)
+    return Corpus(StoreIdentity.of(store), {**store.splits, "train": training_split(store, data)})
+
+
+def _run(request: TrainRequest, identity: StoreIdentity) -> Run:
     """The run to go on with, or a new one that is not written yet."""
     if request.resume and (request.folder / CONFIG).exists():
-        return _resumed(request, store)
-    run = Run(request.folder, requested_config(request), StoreIdentity.of(store))
+        return _resumed(request, identity)
+    run = Run(request.folder, requested_config(request), identity)
     run.refuse_taken_folder()
     return run
 
 
-def _cached(store: Store, data: DataConfig) -> Store:
-    """The same store through the run's cache, if it has one."""
-    if data.cache is None:
-        return store
-    return open_store(store.url, cache=data.cache, cache_bytes=data.cache_bytes)
+def _training_split(corpus: Corpus) -> Samples:
+    if "train" not in corpus.splits:
+        place, known = corpus.identity.place, ", ".join(corpus.splits)
+        raise UsageError(f"store '{place}' has no split 'train', only: {known}")
+    return corpus.splits["train"]
 
 
-def _training_split(store: Store) -> Split:
-    if "train" not in store:
-        known = ", ".join(store)
-        raise UsageError(f"store '{store.url}' has no split 'train', only: {known}")
-    return store["train"]
-
-
-def _resumed(request: TrainRequest, store: Store) -> Run:
+def _resumed(request: TrainRequest, identity: StoreIdentity) -> Run:
     run = Run.open(request.folder)
-    if run.store.fingerprint != store.fingerprint:
+    if run.store.fingerprint != identity.fingerprint:
         raise Mismatch(
             f"run '{run.folder}' was begun on store {run.store.fingerprint[:12]} (then at "
-            f"'{run.store.place}'), '{request.store}' is {store.fingerprint[:12]}. Resume with the "
-            "store of the run, or start a new run with --init."
+            f"'{run.store.place}'), '{request.store}' is {identity.fingerprint[:12]}. Resume with "
+            "the store of the run, or start a new run with --init."
         )
     if run.config.task != request.task:
         raise UsageError(f"'{run.folder}' is a run of task {run.config.task}, not {request.task}")
-    if request.recipe is None and not request.overrides:
+    config = _asked_again(request, run.config)
+    differences = _differences(run.config.model_dump(), config.model_dump())
+    if not differences:
         return run
-    config = requested_config(request)
-    if config != run.config:
+    told = "; ".join(f"{k}={old} (now asked: {new})" for k, (old, new) in differences.items())
+    fixed = [key for key in differences if not key.startswith("loop.") or key == "loop.ema"]
+    if fixed:
         raise UsageError(
-            f"'{run.folder}' was begun with other settings: {_differences(run.config, config)}. "
-            "Resume without --recipe and key=value, or start a new run."
+            f"'{run.folder}' was begun with other settings: {told}. Resume without --recipe and "
+            "key=value (keys of loop may change, but for ema), or start a new run."
         )
-    return run
+    _log.info("resumed with other settings of the loop: %s", told)
+    return Run(run.folder, config, run.store)
 
 
-def _differences(old: RunConfig, new: RunConfig) -> str:
-    """`lr=0.001 (now asked: 0.01)`, for each key that differs."""
-    before, after = old.model_dump(), new.model_dump()
-    keys = [key for key in before if before[key] != after.get(key)]
-    return "; ".join(f"{key}={before[key]} (now asked: {after.get(key)})" for key in keys)
+def _asked_again(request: TrainRequest, config: RunConfig) -> RunConfig:
+    """The configuration that a request describes for a run that has one: without a recipe, its own.
+
+    Raises:
+        UnknownName: no such recipe or key.
+        UsageError: a value of the wrong kind.
+    """
+    if request.recipe is not None:
+        return requested_config(request)
+    own, origin = config.model_dump(mode="json"), str(request.folder / CONFIG)
+    return make_config(type(config), own, request.overrides, origin=origin)
 
 
-def _start_from(place: Path, trainer: Trainer) -> None:
-    report = trainer.task.load_init(trainer.model, init_weights(place, trainer.run.store))
-    _log.info(
-        "started from '%s': %d tensors loaded; resized: %s; new: %s; not used: %s",
-        *(place, len(report.loaded)),
-        *(_modules(names) for names in (report.resized, report.new, report.unused)),
-    )
-
-
-def _modules(names: Sequence[str]) -> str:
-    """["head.bias", "head.weight", "pos_embed"] -> "head, pos_embed"."""
-    return ", ".join(sorted({name.partition(".")[0] for name in names})) or "none"
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Values before and after, by dotted key, where they differ."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found |= {f"{key}.{k}": pair for k, pair in _differences(before, after).items()}
+        elif before != after:
+            found[key] = before, after
+    return found
 
 
 def _note(trainer: Trainer) -> None:
@@ -185,7 +211,7 @@ def _note(trainer: Trainer) -> None:
         precision=trainer.precision,
         deterministic=not is_cuda,
     )
-    if trainer.run.store.vocabulary.codebook is None:
+    if trainer.task.reads_ranks and trainer.run.store.vocabulary.codebook is None:
         _log.info("the store has no codebook, so the id embedding is learnt from a random start")
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     _log.info(
@@ -193,3 +219,5 @@ def _note(trainer: Trainer) -> None:
         *(config.task, device, world.size, trainer.precision, size),
         *(len(trainer.train), trainer.steps, config.batch_size),
     )
+    if policy := config.model_dump().get("augment"):
+        _log.info("augment:\n%s", written(policy))

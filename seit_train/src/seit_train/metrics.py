@@ -44,7 +44,10 @@ class Journal:
     def __enter__(self) -> Self:
         path = self._folder / METRICS
         kept = [line for line in read_metrics(self._folder) if line["step"] < self._first]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        # In one move: a kill just here must not cost what a run measured before.
+        new = path.with_name(f".{METRICS}.new")
+        new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        new.replace(path)
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._first)
         self._line.start()

@@ -17,7 +17,7 @@ from seit_train.config import OptimConfig, RunConfig
 
 # Names of parameters that are positions or single learned tokens: decaying them pulls every image
 # towards the origin and helps nothing, so published recipes leave them out as they do biases.
-_UNDECAYED = ("pos_embed", "cls_token", "mask_token")
+_UNDECAYED = ("pos_embed", "cls_token", "mask_token", "pad_token")
 
 
 def make_optimizer(

@@ -16,6 +16,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "bf16")  # names of Intel, AMD and Arm
 
 
+@torch.compiler.assume_constant_result
 def resolve_precision(
     asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device
 ) -> Precision:

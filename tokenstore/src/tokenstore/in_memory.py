@@ -10,6 +10,8 @@ whoever asks for it is sent to the store, whose reader names it. What is kept:
     payloads u1 [..]  as the codecs want them, without checks
 """
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,17 +53,29 @@ class RecordsInMemory:
         self._firsts = np.cumsum([0, *(shard.count for shard in shards)], dtype=np.int64)
         self._tables = np.array([shard.tables for shard in shards], np.int64)
 
-    def read(self, indices: Numbers, *, keys: bool = False, out: Ranks | None = None) -> Batch:
-        """As `Split.read`, of sample numbers int64 [n] that are not negative."""
+    def read(
+        self,
+        indices: Numbers,
+        *,
+        keys: bool = False,
+        masks: bool = False,
+        out: Ranks | None = None,
+    ) -> Batch:
+        """As `Split.read`, of sample numbers int64 [n] that are not negative.
+
+        Masks and keys are read from the store.
+        """
+        read = partial(self._split.read, indices, keys=keys, masks=masks)
         if not self._sound[indices].all():
-            return self._split.read(indices, keys=keys, out=out)  # names the record that is damaged
+            return read(out=out)  # names the record that is damaged
         if out is None:
             out = np.empty((len(indices), *self._split.store.manifest.grid), np.uint16)
         try:
             self._decode(indices, out)
         except CodecError:
-            return self._split.read(indices, keys=keys, out=out)  # likewise
-        return Batch(out, self.labels_of(indices), self.keys(indices) if keys else None)
+            return read(out=out)  # likewise
+        drawn = self._split.shards.find(indices).mask_array() if masks else None
+        return Batch(out, self.labels_of(indices), self.keys(indices) if keys else None, drawn)
 
     def labels_of(self, indices: Numbers) -> Numbers | None:
         """See `Split.labels_of`."""

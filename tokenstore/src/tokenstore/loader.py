@@ -11,18 +11,20 @@ so that none can make it wait. torch is imported only when a device is named. It
 """
 
 import contextlib
+import functools
 import logging
 import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from tokenstore.errors import CorruptRecord, CorruptStore, Mismatch, UnknownName, UsageError
-from tokenstore.loader_state import LoaderState, Worker
-from tokenstore.mixture import AnySplit
-from tokenstore.order import Order, Shuffled, Unshuffled
+from tokenstore.fetch_ahead import FetchAhead, fetch_ahead
+from tokenstore.loader_state import FULL, LoaderState, Worker
+from tokenstore.mixture import AnySplit, mask_shape
+from tokenstore.order import Order, Shuffled, Unshuffled, description_of
 from tokenstore.placing import LoaderBatch
 from tokenstore.residency import RESIDENCIES, Feed, Residency, choose, feed_of
 from tokenstore.shard_shuffle import ShardShuffle
@@ -55,6 +57,9 @@ class TokenLoader:
         >>> for batch in loader: ...                                           # doctest: +SKIP
     """
 
+    _worker: Worker | None = None  # whose position this is, inside a DataLoader
+    _feed: tuple[Feed, FetchAhead | None] | None = None
+
     def __init__(  # noqa: PLR0913 - the public contract: all but the split are options
         self,
         split: AnySplit,
@@ -69,6 +74,7 @@ class TokenLoader:
         shuffle: Literal["full", "shards", "none"] = "full",
         sampler: Order | None = None,
         keys: bool = False,
+        masks: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         prefetch_bytes: int = _AHEAD_BYTES,
     ) -> None:
@@ -86,6 +92,7 @@ class TokenLoader:
             shuffle: the whole split each epoch, a few `shards` at a time, or `none`.
             sampler: another order, which says how long an epoch is, instead of `shuffle`.
             keys: whether batches carry the samples' keys.
+            masks: whether they carry the samples' masks, on the device like the ranks.
             on_error: whether damaged records `raise`, or become invalid rows in `skipped`.
             prefetch_bytes: how much may be read before it is asked for; at least one batch is.
 
@@ -95,13 +102,11 @@ class TokenLoader:
         """
         self.split, self.batch_size, self.seed = split, batch_size, operator.index(seed)
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.residency, self.last, self.shuffle, self.keys = residency, last, shuffle, keys
-        self.on_error, self.prefetch_bytes = on_error, prefetch_bytes
-        self.epoch, self.position = 0, 0  # of the next batch; position counts images
+        self.residency, self.last, self.shuffle = residency, last, shuffle
+        self.keys, self.masks, self.on_error = keys, masks, on_error
+        self.prefetch_bytes, self.epoch, self.position = prefetch_bytes, 0, 0  # of the next batch
         self.skipped: dict[str, int] = {}
         self.order = self._whole_split() if sampler is None else sampler
-        self._worker: Worker | None = None  # whose position this is, inside a DataLoader
-        self._feed: Feed | None = None
         self._refuse_nonsense()
         if device is not None or "torch" in sys.modules:
             _tell_torch()
@@ -117,9 +122,13 @@ class TokenLoader:
 
     def __iter__(self) -> Iterator[LoaderBatch]:
         """The batches left in this epoch; afterwards the loader stands at the next one."""
-        epoch, share = self.epoch, self._share()
-        with contextlib.closing(self._fed()(self._wanted(epoch, share), self._skip)) as batches:
+        epoch, share, (feed, ahead) = self.epoch, self._share(), self._fed()
+        with (
+            contextlib.closing(feed(self._wanted(epoch, share), self._skip)) as batches,
+            _fetching(ahead, epoch, share) as fetch_near,
+        ):
             for start, batch in zip(share, batches, strict=True):
+                fetch_near(start)
                 if start != share[-1]:
                     self.position = start + share.step
                 else:
@@ -169,6 +178,11 @@ class TokenLoader:
             )
         if self.device is None and self.residency == "device":
             raise UsageError("residency 'device' needs a device, got None: pass device='cpu', say")
+        if self.masks and "mask" not in self.split.columns:
+            raise UsageError(
+                f"split '{self.split.name}' of '{self.split.store.url}' has no masks to load. "
+                "Build the store from images with masks."
+            )
         if self.prefetch_bytes < 0:
             raise UsageError(f"prefetch_bytes is {self.prefetch_bytes}: give 0 or more")
         if self.last == "drop" and len(self.order) < self.global_batch:
@@ -178,8 +192,13 @@ class TokenLoader:
             )
 
     def _state(self) -> LoaderState:
-        fingerprint, order = self.split.store.fingerprint, type(self.order).__name__
-        return LoaderState(self.epoch, self.position, self.seed, fingerprint, order, self._worker)
+        where = (self.epoch, self.position, self.seed, self.split.store.fingerprint)
+        return LoaderState(*where, self._described_order, self._worker)
+
+    @functools.cached_property
+    def _described_order(self) -> str:
+        plain = self.order == Shuffled(len(self.split), self.seed)
+        return FULL if plain else description_of(self.order)
 
     def _whole_split(self) -> Order:
         if self.shuffle == "none":
@@ -215,14 +234,18 @@ class TokenLoader:
     def _finish(self, epoch: int) -> None:
         self.epoch, self.position, self._worker = epoch + 1, 0, None
 
-    def _fed(self) -> Feed:
-        """What gives the batches, filled and kept; decides an `auto` residency."""
+    def _fed(self) -> tuple[Feed, FetchAhead | None]:
+        """What gives batches, filled and kept, and what fetches; decides an `auto` residency."""
         if self._feed is None:
+            manifest, skip = self.split.store.manifest, self.on_error == "skip"
+            mask = mask_shape(self.split) if self.masks else (0, 0)
             if self.residency == "auto":
-                self.residency = choose(self.split, self.device)
-            grid, skip = self.split.store.manifest.grid, self.on_error == "skip"
-            ahead = Ahead(self.batch_size, grid, self.prefetch_bytes, self.keys, skip)
-            self._feed = feed_of(self.residency, self.split, self.device, ahead)
+                self.residency = choose(self.split, self.device, mask)
+            limit, keys = self.prefetch_bytes, self.keys
+            ahead = Ahead(self.batch_size, manifest.grid, limit, keys, skip, mask)
+            feed = feed_of(self.residency, self.split, self.device, ahead)
+            streams = self.residency == "stream"
+            self._feed = feed, fetch_ahead(self.split, self.order) if streams else None
         return self._feed
 
     def _wanted(self, epoch: int, starts: range) -> Iterator[Wanted]:
@@ -247,6 +270,22 @@ class TokenLoader:
         key = keys[0] if keys else str(number)
         self.skipped[key] = self.skipped.get(key, 0) + 1
         _log.warning("sample '%s' is left out: %s", key, error)
+
+
+@contextlib.contextmanager
+def _fetching(
+    ahead: FetchAhead | None, epoch: int, share: range
+) -> Iterator[Callable[[int], None]]:
+    """Fetch for the first batch; what is given is to be told where each batch begins."""
+    if ahead is None or not share:
+        yield lambda start: None
+        return
+    try:
+        ahead.near(epoch, share[0])
+        yield lambda start: ahead.near(epoch, start)
+    except BaseException:  # the loop was left
+        ahead.stop()
+        raise
 
 
 def _tell_torch() -> None:

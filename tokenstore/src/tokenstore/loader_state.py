@@ -3,7 +3,7 @@
     epoch, position   of the next batch; position counts images of the epoch, so that a state fits
                       any world size and batch size
     seed, fingerprint what the order and the images come from: seed of the shuffle, and the store
-    order             only where it is not `Shuffled`: which class of orders
+    order             only where it is not the plain shuffle: its `order.description_of`
     worker            only inside a worker of a DataLoader: its number, and how many there are
 
 A state comes from a file, so it is checked member by member. Who moves on is `loader`.
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tokenstore.errors import Mismatch, UsageError
-from tokenstore.order import Shuffled
 
-FULL = Shuffled.__name__
+FULL = ""  # the description of the plain shuffle, which is left out
 _MEMBERS = {"epoch": int, "position": int, "seed": int, "fingerprint": str}
+_PLAIN = "'full'"
 _SHOWN = 60  # characters of a wrong value
 
 Worker = tuple[int, int]
@@ -94,8 +94,9 @@ class LoaderState:
             )
         if self.order != mine.order:
             raise Mismatch(
-                f"the loader state has the order '{self.order}', this loader '{mine.order}'. "
-                "Make the loader with the shuffle and sampler of the run to resume."
+                f"the loader state has the order {self.order or _PLAIN}, this loader "
+                f"{mine.order or _PLAIN}. Make the loader with the shuffle and sampler of the run "
+                "to resume."
             )
         if self.position > images:
             raise Mismatch(

@@ -83,6 +83,7 @@ class Manifest(Entry):
     block: Annotated[int, Field(ge=1, le=65536)] = BLOCK
     splits: dict[Word, SplitEntry]
     classes: tuple[str, ...] | None
+    ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None  # the mask value of no class
     source: SourceEntry
     order: OrderEntry
     rejects: RejectsEntry
@@ -282,8 +283,9 @@ def _first_complaint(error: ValidationError, place: str) -> str:
 
 
 def _canonical(fields: dict[str, Any]) -> bytes:
-    """Sorted keys, no spaces, UTF-8, without the member `hash`."""
-    rest = {name: value for name, value in fields.items() if name != "hash"}
+    """Sorted keys, no spaces, UTF-8, without the members `hash` and an absent `ignore_index`."""
+    absent = {"hash", "ignore_index"} if fields["ignore_index"] is None else {"hash"}
+    rest = {name: value for name, value in fields.items() if name not in absent}
     try:
         text = json.dumps(
             rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -128,7 +128,8 @@ class MixedStore:
 class MixedSplit:
     """Several splits as one, for a loader: sample numbers run through them in turn.
 
-    Labels are there if all splits have them and all stores name the same classes in one order.
+    Labels and masks are there if all splits have them and all stores name the same classes in one
+    order.
     """
 
     name = "mixture"
@@ -157,6 +158,7 @@ class MixedSplit:
         self.classes = splits[0].classes
         if any(split.classes != self.classes for split in splits):
             self.classes = None
+        self.columns = _common_columns(splits, labelled=self.classes is not None)
 
     def __reduce__(self) -> tuple[type["MixedSplit"], tuple[tuple[Split, ...]]]:
         """Pickle by its splits."""
@@ -174,23 +176,35 @@ class MixedSplit:
     @property
     def labels(self) -> Numbers | None:
         """Labels of all samples, int64 [n]; None where the splits' classes differ."""
-        if self.classes is None:
+        if "label" not in self.columns:
             return None
         return np.concatenate([split.labels for split in self.splits if split.labels is not None])
 
-    def read(self, indices: ArrayLike, *, keys: bool = False, out: Ranks | None = None) -> Batch:
+    def read(
+        self,
+        indices: ArrayLike,
+        *,
+        keys: bool = False,
+        masks: bool = False,
+        out: Ranks | None = None,
+    ) -> Batch:
         """See `Split.read`."""
         numbers = self.resolve(indices)
         grid = self.store.manifest.grid
         ranks = np.empty((len(numbers), *grid), np.uint16) if out is None else out
         labels = np.empty(len(numbers), np.int64)
         names: list[str] | None = [""] * len(numbers) if keys else None
+        drawn: NDArray[np.uint8] | None = None
         for split, rows, samples in self._parts(numbers):
-            batch = split.read(samples, keys=keys)
+            batch = split.read(samples, keys=keys, masks=masks)
+            if batch.masks is not None:
+                if drawn is None:
+                    drawn = np.zeros((len(numbers), *batch.masks.shape[1:]), np.uint8)
+                drawn[rows] = batch.masks
             ranks[rows] = batch.ranks
             labels[rows] = 0 if batch.labels is None else batch.labels
             names = _placed(names, rows, batch.keys)
-        return Batch(ranks, None if self.classes is None else labels, names)
+        return Batch(ranks, labels if "label" in self.columns else None, names, drawn)
 
     def read_by(self, readers: Sequence[Any]) -> "MixedSplit":
         """The same samples, read by others than the splits: `RecordsInMemory` of each, say."""
@@ -200,7 +214,7 @@ class MixedSplit:
 
     def labels_of(self, indices: ArrayLike) -> Numbers | None:
         """See `Split.labels_of`; None where the splits' classes differ."""
-        if self.classes is None:
+        if "label" not in self.columns:
             return None
         numbers = self.resolve(indices)
         labels = np.empty(len(numbers), np.int64)
@@ -242,6 +256,18 @@ class MixedSplit:
 AnySplit = Split | MixedSplit
 
 
+def parts_of(split: AnySplit) -> tuple[Split, ...]:
+    """The splits that a mixed one consists of, or the split itself."""
+    return split.splits if isinstance(split, MixedSplit) else (split,)
+
+
+def mask_shape(split: AnySplit) -> tuple[int, int]:
+    """Height and width of the masks of a split that has some: those of its first one."""
+    some = split.read([0], masks=True).masks if len(split) else None
+    height, width = (1, 1) if some is None else some.shape[1:]
+    return height, width
+
+
 def _placed(names: list[str] | None, rows: Numbers, some: list[str] | None) -> list[str] | None:
     """Names with `some` of them at `rows`; None as soon as one part has none."""
     if names is None or some is None:
@@ -249,6 +275,14 @@ def _placed(names: list[str] | None, rows: Numbers, some: list[str] | None) -> l
     for row, name in zip(rows.tolist(), some, strict=True):
         names[row] = name
     return names
+
+
+def _common_columns(splits: Sequence[Split], *, labelled: bool) -> tuple[str, ...]:
+    """Columns of all splits; those that speak of classes only where all mean the same ones."""
+    names = [n for n in splits[0].columns if all(n in split.columns for split in splits)]
+    meanings = {(s.store.manifest.classes, s.store.manifest.ignore_index) for s in splits}
+    lacking = {"label": not labelled, "mask": len(meanings) > 1}
+    return tuple(name for name in names if not lacking.get(name, False))
 
 
 def _refuse_other_codes(store: Store, leading: Store) -> None:

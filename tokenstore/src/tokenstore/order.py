@@ -12,8 +12,9 @@ independent of the number of processes. It knows numbers only, no stores.
 epoch by the same mixing, so all bits of both matter. It must never change: runs resume by it.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+import hashlib
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ Numbers = NDArray[np.int64]
 _ROUNDS = 12  # with 8, five images still preferred some positions; tests/tokenstore/test_order.py
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the increment of splitmix64
 _WORD = 0xFFFFFFFFFFFFFFFF
+_SHOWN = 4  # numbers that a description tells one by one
 
 
 class Order(Protocol):
@@ -31,6 +33,8 @@ class Order(Protocol):
 
     A pure function: the same epoch and positions give the same samples in every process, for ever.
     An image may come more than once an epoch, or never, where that is the order's purpose.
+    A class that is no dataclass of numbers, arrays and orders may have a `description` of its
+    parameters, a string, by which a resume knows it again; see `description_of`.
     """
 
     def __len__(self) -> int:
@@ -69,6 +73,42 @@ class Unshuffled:
     def at(self, epoch: int, positions: Numbers) -> Numbers:
         """See `Order`."""
         return positions
+
+
+def description_of(order: Order) -> str:
+    """Class and parameters of an order: alike in every process, another for another order.
+
+    What neither is a dataclass nor has a `description` is told by its class alone.
+
+    Example:
+        >>> description_of(Shuffled(37, seed=5))
+        'Shuffled(size=37, seed=5)'
+    """
+    told = getattr(order, "description", None)
+    if isinstance(told, str):
+        return told
+    names = [field.name for field in fields(order)] if is_dataclass(order) else list[str]()
+    return described(type(order).__name__, **{name: getattr(order, name) for name in names})
+
+
+def described(kind: str, **parameters: Any) -> str:
+    """A class and its parameters on one line; arrays and long tuples are told by a hash."""
+    told = ", ".join(f"{name}={_told(value)}" for name, value in parameters.items())
+    return f"{kind}({told})" if told else kind
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, tuple):
+        numbers = np.array(value, np.float64)
+        if numbers.size <= _SHOWN:
+            return str(numbers.tolist())
+        value = numbers
+    if isinstance(value, np.ndarray):
+        return f"{len(value)} of {hashlib.sha256(value.tobytes()).hexdigest()[:16]}"
+    if hasattr(value, "at"):
+        return description_of(value)
+    plain = value is None or isinstance(value, str | int | float | np.number)
+    return str(value) if plain else type(value).__name__
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ the last batch is computed with. torch is imported where a device is named, and 
     consumer          receive()                            -> arrays [m, ...] to cut batches from
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ class LoaderBatch:
             and on rows whose record is damaged where a loader was told to skip those.
         index: int64 [B], sample numbers in the split.
         keys: sample keys where they were asked for.
+        masks: uint8 [B, H, W] where they were asked for.
     """
 
     ranks: Any
@@ -35,6 +36,7 @@ class LoaderBatch:
     valid: Any
     index: Any
     keys: list[str] | None
+    masks: Any = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Rows:
         valid: bool [m].
         index: int64 [m].
         keys: m of them, or None.
+        masks: uint8 [m, H, W] or None.
     """
 
     ranks: Any
@@ -54,6 +57,7 @@ class Rows:
     valid: Any
     index: Any
     keys: list[str] | None
+    masks: Any = None
 
     def batch(self, start: int, stop: int) -> LoaderBatch:
         """Some of the rows."""
@@ -63,6 +67,7 @@ class Rows:
             self.valid[start:stop],
             self.index[start:stop],
             None if self.keys is None else self.keys[start:stop],
+            None if self.masks is None else self.masks[start:stop],
         )
 
 
@@ -114,7 +119,8 @@ class OnCpu(InNumpy):
         labels = None if rows.labels is None else torch.from_numpy(rows.labels)
         ranks = torch.from_numpy(rows.ranks.astype(np.int64))
         valid, index = torch.from_numpy(rows.valid), torch.from_numpy(rows.index)
-        return Rows(ranks, labels, valid, index, rows.keys)
+        masks = None if rows.masks is None else torch.from_numpy(rows.masks)
+        return Rows(ranks, labels, valid, index, rows.keys, masks)
 
 
 class OnGpu:
@@ -148,7 +154,8 @@ class OnGpu:
         with torch.cuda.stream(self._stream):
             labels = None if rows.labels is None else copied(rows.labels)
             ranks = copied(rows.ranks.view(np.int16))
-            there = Rows(ranks, labels, copied(rows.valid), copied(rows.index), rows.keys)
+            masks = None if rows.masks is None else copied(rows.masks)
+            there = Rows(ranks, labels, copied(rows.valid), copied(rows.index), rows.keys, masks)
             return there, self._stream.record_event()
 
     def receive(self, sent: tuple[Rows, Any]) -> Rows:
@@ -158,10 +165,10 @@ class OnGpu:
         rows, arrived = sent
         current = torch.cuda.current_stream(self._device)
         current.wait_event(arrived)
-        for tensor in (rows.ranks, rows.labels, rows.valid, rows.index):
+        for tensor in (rows.ranks, rows.labels, rows.valid, rows.index, rows.masks):
             if tensor is not None:
                 tensor.record_stream(current)  # its memory was made for the other stream
-        return Rows(widened(rows.ranks), rows.labels, rows.valid, rows.index, rows.keys)
+        return replace(rows, ranks=widened(rows.ranks))
 
 
 def packed(ranks: NDArray[np.uint16], size: int) -> Any:

@@ -22,19 +22,15 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]  # (H, W) in pixels
 Picture = NDArray[np.uint8]  # [H, W, 3]
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the original
 
 
 def center_crop(image: "Image.Image", size: Size) -> Picture:
     """The largest centred part with the aspect ratio of `size`; PIL's bicubic, antialiased."""
     from PIL import Image
 
-    height, width = size
-    scale = min(image.width / width, image.height / height)
-    # Never below 0, where the last bit of `scale` is rounded up.
-    left = max(0.0, (image.width - width * scale) / 2)
-    top = max(0.0, (image.height - height * scale) / 2)
-    box = (left, top, image.width - left, image.height - top)
-    return np.array(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
+    box = _centre_box((image.height, image.width), size)
+    return np.array(image.resize(size[::-1], Image.Resampling.BICUBIC, box=box))
 
 
 def squash(image: "Image.Image", size: Size) -> Picture:
@@ -57,7 +53,7 @@ def center_crop_opencv(image: "Image.Image", size: Size) -> Picture:
     As albumentations' SmallestMaxSize and CenterCrop do it, pixel for pixel.
     """
     pixels = np.asarray(image)
-    covering = _covering(image, size)
+    covering = _covering(pixels.shape[:2], size)
     return resize_window(pixels, covering, _centred(covering, size), size)
 
 
@@ -69,27 +65,68 @@ def center_crop_box(image: "Image.Image", size: Size) -> Picture:
     from PIL import Image
 
     height, width = size
-    while image.height >= 2 * height and image.width >= 2 * width:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    covering = _covering(image, size)
+    for halved in _halvings((image.height, image.width), size):
+        image = image.resize(halved[::-1], Image.Resampling.BOX)
+    covering = _covering((image.height, image.width), size)
     resized = image.resize(covering[::-1], Image.Resampling.BICUBIC)
     top, left = _centred(covering, size)
     return np.array(resized.crop((left, top, left + width, top + height)))
 
 
-def _covering(image: "Image.Image", size: Size) -> Size:
+def _halvings(original: Size, size: Size) -> list[Size]:
+    """The sizes of an image that is halved while it stays at least twice as large as `size`."""
+    halved = []
+    height, width = original
+    while height >= 2 * size[0] and width >= 2 * size[1]:
+        height, width = height // 2, width // 2
+        halved.append((height, width))
+    return halved
+
+
+def _centre_box(original: Size, size: Size) -> Box:
+    """The largest centred part with the aspect ratio of `size`."""
+    scale = min(original[1] / size[1], original[0] / size[0])
+    # Never below 0, where the last bit of `scale` is rounded up.
+    left = max(0.0, (original[1] - size[1] * scale) / 2)
+    top = max(0.0, (original[0] - size[0] * scale) / 2)
+    return (left, top, original[1] - left, original[0] - top)
+
+
+def _covering(original: Size, size: Size) -> Size:
     """The size to which an image is resized whole so that it just covers `size`.
 
     A square `size` makes the shorter side exactly that long; any other makes one side fit exactly
     and the other at least. Halves round to the even number.
     """
-    scale = max(size[0] / image.height, size[1] / image.width)
-    return (round(image.height * scale), round(image.width * scale))
+    scale = max(size[0] / original[0], size[1] / original[1])
+    return (round(original[0] * scale), round(original[1] * scale))
 
 
 def _centred(covering: Size, size: Size) -> Size:
     """(y, x) of the centred window, rounded towards the upper left."""
     return ((covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2)
+
+
+def _whole_box(original: Size, size: Size) -> Box:
+    return (0.0, 0.0, float(original[1]), float(original[0]))
+
+
+def _covered_box(original: Size, size: Size) -> Box:
+    """What is left of an image that is resized whole to cover `size`, and then cut out."""
+    covering = _covering(original, size)
+    top, left = _centred(covering, size)
+    down, across = original[0] / covering[0], original[1] / covering[1]
+    box = (left * across, top * down, (left + size[1]) * across, (top + size[0]) * down)
+    return (box[0], box[1], min(box[2], original[1]), min(box[3], original[0]))
+
+
+def _halved_box(original: Size, size: Size) -> Box:
+    """As `_covered_box` of the image that halving leaves, in pixels of the original."""
+    last = [original, *_halvings(original, size)][-1]
+    box = _covered_box(last, size)
+    down, across = original[0] / last[0], original[1] / last[1]
+    right, bottom = min(box[2] * across, original[1]), min(box[3] * down, original[0])
+    return (box[0] * across, box[1] * down, right, bottom)
 
 
 RULES: MappingProxyType[str, Callable[["Image.Image", Size], Picture]] = MappingProxyType(
@@ -99,6 +136,16 @@ RULES: MappingProxyType[str, Callable[["Image.Image", Size], Picture]] = Mapping
         "center-crop-opencv": center_crop_opencv,
         "squash": squash,
         "squash-bilinear": squash_bilinear,
+    }
+)
+# Which part of the original the picture shows: whatever filter a rule has, it only stretches that.
+BOXES: MappingProxyType[str, Callable[[Size, Size], Box]] = MappingProxyType(
+    {
+        "center-crop": _centre_box,
+        "center-crop-box": _halved_box,
+        "center-crop-opencv": _covered_box,
+        "squash": _whole_box,
+        "squash-bilinear": _whole_box,
     }
 )
 
@@ -131,6 +178,14 @@ class Preprocess:
         if image.mode != "RGB":
             raise UsageError(f"preprocessing takes RGB images, got mode {image.mode}")
         return RULES[self.rule](image, self.size)
+
+    def apply_to_mask(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize the mask [H, W] of an image as `apply` does the image, by nearest neighbour."""
+        from PIL import Image
+
+        image = Image.fromarray(mask)
+        box = BOXES[self.rule]((image.height, image.width), self.size)
+        return np.array(image.resize(self.size[::-1], Image.Resampling.NEAREST, box=box))
 
     def as_json(self) -> dict[str, Any]:
         """The settings as they stand in a manifest: `{"rule": "squash", "size": [256, 256]}`."""

@@ -175,7 +175,7 @@ class ImageFiles:
 
         def pictures() -> Iterator[NDArray[np.uint8]]:
             for items, decoded in decoded_batches(self.items, self.batch_size, decode, self.pool):
-                usable = [picture for picture in decoded if not isinstance(picture, ImageRejected)]
+                usable = [one[0].pixels for one in decoded if not isinstance(one, ImageRejected)]
                 if usable:
                     yield np.stack(usable)
                 on_batch(len(items))

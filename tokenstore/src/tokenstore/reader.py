@@ -30,6 +30,7 @@ from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
 
 Indices = NDArray[np.int64]
+_Out = Ranks | None
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in the order asked: ranks uint16 [n, h, w], labels int64 [n] or None, keys or None."""
+    """Ranks uint16 [n, h, w], labels int64 [n], masks uint8 [n, H, W]; what is lacking is None."""
 
     ranks: Ranks
     labels: NDArray[np.int64] | None = None
     keys: list[str] | None = None
+    masks: NDArray[np.uint8] | None = None
 
 
 def open_store(
@@ -220,22 +222,26 @@ class Split(Sequence[Sample]):
         """Labels of the whole split, int64 [n]; None where it has none."""
         return self.shards.find(np.arange(len(self))).fixed("label")
 
-    def read(self, indices: ArrayLike, *, keys: bool = False, out: Ranks | None = None) -> Batch:
+    def read(
+        self, indices: ArrayLike, *, keys: bool = False, masks: bool = False, out: _Out = None
+    ) -> Batch:
         """Read any samples, in the order asked; duplicates and negative numbers are fine.
 
         Args:
             indices: sample numbers, [n].
             keys: also read the keys.
+            masks: also read the masks, which must be of one size.
             out: array to decode into, uint16 [n, *grid], C-contiguous; saves an allocation.
 
         Raises:
             OutOfRange: a number outside the split.
-            UsageError: no whole numbers, or an `out` of another kind.
+            UsageError: no whole numbers, an `out` of another kind, or masks of several sizes.
             CorruptStore: bytes differ from what the store promises; names the place.
         """
         some = self.shards.find(self.resolve(indices))
         ranks = some.ranks(self._out(some.count, out))
-        return Batch(ranks, some.fixed("label"), some.strings("key") if keys else None)
+        labels, names = some.fixed("label"), some.strings("key") if keys else None
+        return Batch(ranks, labels, names, some.mask_array() if masks else None)
 
     def labels_of(self, indices: ArrayLike) -> NDArray[np.int64] | None:
         """Labels of these samples, int64 [n]; None where the split has none."""

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from tokenstore.in_memory import RecordsInMemory, bytes_in_memory
-from tokenstore.mixture import AnySplit, MixedSplit
+from tokenstore.mixture import AnySplit, MixedSplit, parts_of
 from tokenstore.placing import place_for
-from tokenstore.reader import Split
 from tokenstore.resident import Resident, bytes_resident
 from tokenstore.shared_memory import memory_left
 from tokenstore.stream import Ahead, Batches, OnDamage, Reads, Wanted, read_ahead
@@ -28,20 +27,21 @@ _COMFORT = 0.25  # `auto` takes at most this share of a memory
 _log = logging.getLogger("tokenstore.loader")
 
 
-def choose(split: AnySplit, device: Any) -> Residency:
+def choose(split: AnySplit, device: Any, mask: tuple[int, int] = (0, 0)) -> Residency:
     """The best residency that takes at most a quarter of a memory; says so in the log.
 
     A store on this machine is streamed where no device can hold it: the page cache keeps it in
     memory, shared by all processes, and nothing has to be read before the first batch.
+    `mask` is the shape of the masks that are wanted too, (0, 0) for none.
     """
     if device is not None:
-        needed, free = bytes_resident(split), device_memory(device)
+        needed, free = bytes_resident(split, mask), device_memory(device)
         where = f"{free / 1e9:.1f} GB of memory on device {device}"
         if needed < _COMFORT * free:
             return _said(split, "device", f"{needed / 1e6:.1f} MB of ranks, {where}")
-    if all(part.store.storage.at_hand for part in _parts(split)):
+    if all(part.store.storage.at_hand for part in parts_of(split)):
         return _said(split, "stream", f"a local store{_too_large(split, device)}")
-    needed, free = sum(map(bytes_in_memory, _parts(split))), memory_left()
+    needed, free = sum(map(bytes_in_memory, parts_of(split))), memory_left()
     found = f"{needed / 1e6:.1f} MB of records, {free / 1e9:.1f} GB of memory"
     return _said(split, "ram" if needed < _COMFORT * free else "stream", found)
 
@@ -54,7 +54,7 @@ def feed_of(residency: Residency, split: AnySplit, device: Any, ahead: Ahead) ->
         CorruptStore: something that is read now is missing or damaged.
     """
     if residency == "device":
-        resident = Resident(split, device, skip=ahead.skip)
+        resident = Resident(split, device, skip=ahead.skip, mask=ahead.mask)
         return lambda wanted, on_damage: resident.batches(wanted, ahead.keys, on_damage)
     source = _in_memory(split) if residency == "ram" else split
     place = place_for(device)
@@ -68,10 +68,6 @@ def device_memory(device: Any) -> int:
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return memory_left()
-
-
-def _parts(split: AnySplit) -> tuple[Split, ...]:
-    return split.splits if isinstance(split, MixedSplit) else (split,)
 
 
 def _in_memory(split: AnySplit) -> Reads:

@@ -22,17 +22,20 @@ _FILL_BYTES = 64 << 20
 _ORDERED = 64  # batches whose numbers go to the device together
 
 
-def bytes_resident(split: AnySplit) -> int:
-    """What the split takes on a device."""
+def bytes_resident(split: AnySplit, mask: tuple[int, int] = (0, 0)) -> int:
+    """What the split takes on a device, with masks of this shape."""
     a_token = 1 if split.store.manifest.vocabulary.size <= 256 else 2  # see `placing.packed`
-    return len(split) * (a_token * int(np.prod(split.store.manifest.grid)) + 8)
+    ranks = a_token * int(np.prod(split.store.manifest.grid))
+    return len(split) * (ranks + int(np.prod(mask)) + 8)
 
 
 class Resident:
-    """Ranks and labels of a split on one device, and which records were damaged."""
+    """Ranks, labels and masks of a split on one device, and which records were damaged."""
 
-    def __init__(self, split: AnySplit, device: Any, *, skip: bool) -> None:
-        """Fill the device.
+    def __init__(
+        self, split: AnySplit, device: Any, *, skip: bool, mask: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Fill the device; `mask` is the shape of the masks, (0, 0) to leave them out.
 
         Raises:
             CorruptRecord: a record is damaged and `skip` is not set.
@@ -45,11 +48,16 @@ class Resident:
         grid, size = split.store.manifest.grid, split.store.manifest.vocabulary.size
         shape, dtype = (len(split), *grid), packed(np.zeros(0, np.uint16), size).dtype
         self._ranks = torch.empty(shape, dtype=dtype, device=device)
-        ahead = Ahead(_FILL_ROWS, grid, _FILL_BYTES, skip=skip)
+        ahead = Ahead(_FILL_ROWS, grid, _FILL_BYTES, skip=skip, mask=mask)
+        self._masks = None
+        if ahead.masks:
+            self._masks = torch.empty((len(split), *mask), dtype=torch.uint8, device=device)
         rows = _in_order(len(split))
         for batch in read_ahead(split, InNumpy(), ahead, rows, self._damaged.__setitem__):
             first, last = int(batch.index[0]), int(batch.index[-1])
             self._ranks[first : last + 1] = packed(batch.ranks, size).to(device)
+            if self._masks is not None:
+                self._masks[first : last + 1] = torch.from_numpy(batch.masks).to(device)
         labels = split.labels
         self._labels = None if labels is None else torch.from_numpy(labels).to(device)
 
@@ -70,7 +78,8 @@ class Resident:
 
     def _gathered(self, index: Any, valid: Any, keys: list[str] | None) -> Rows:
         labels = None if self._labels is None else self._labels[index]
-        return Rows(widened(self._ranks[index]), labels, valid, index, keys)
+        masks = None if self._masks is None else self._masks[index]
+        return Rows(widened(self._ranks[index]), labels, valid, index, keys, masks)
 
     def _invalidate(self, index: NDArray[np.int64], valid: NDArray[np.bool_]) -> list[list[int]]:
         """Mark rows of damaged records, [batches, B]; their numbers, batch by batch."""

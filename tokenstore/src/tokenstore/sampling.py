@@ -7,13 +7,14 @@ repeated. Which images form a subset is chosen in `subset`, which stores mix in 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from tokenstore.errors import UsageError
-from tokenstore.order import Numbers, Order, mixed, permuted
+from tokenstore.order import Numbers, Order, described, mixed, permuted
 
-_CLASSES, _MEMBERS = np.array([3]), np.array([4])  # what a derived seed is for
+_CLASSES, _MEMBERS, _VIEWS = np.array([3]), np.array([4]), np.array([10])  # what seeds are for
 _NO_EPOCH = np.array([0])
 
 
@@ -91,6 +92,43 @@ class ClassBalanced:
         samples: Numbers = self._members[places]
         return samples
 
+    @property
+    def description(self) -> str:
+        """See `order.description_of`: which images are of which class, and the seed."""
+        return described(
+            type(self).__name__, members=self._members, firsts=self._firsts, seed=self.seed
+        )
+
+
+@dataclass(frozen=True)
+class OneView:
+    """One view of each image an epoch; over as many epochs as there are views, each view once.
+
+    For splits that keep several views of an image as neighbours; `subset.one_view` makes sure.
+
+    Attributes:
+        order: of the images.
+        views: of each image.
+        seed: with the epoch, decides which view.
+    """
+
+    order: Order
+    views: int
+    seed: int
+
+    def __len__(self) -> int:
+        """See `Order`."""
+        return len(self.order)
+
+    def at(self, epoch: int, positions: Numbers) -> Numbers:
+        """See `Order`."""
+        images = self.order.at(epoch, positions)
+        passes, turn = divmod(epoch, self.views)
+        turns = np.full(len(images), turn, np.int64)
+        seeds = mixed(self.seed, _VIEWS, images)
+        views = permuted(turns, np.array([self.views]), seeds, np.array([passes]))
+        return self.views * images + views
+
 
 @dataclass(frozen=True)
 class Repeated:
@@ -121,13 +159,18 @@ class Repeated:
 
     def at(self, epoch: int, positions: Numbers) -> Numbers:
         """See `Order`."""
-        shown = epoch * self._images + positions // self.times
-        epochs, places = np.divmod(shown, max(1, len(self.order)))
+        epochs, places = self.shown(epoch, positions)
         samples = np.empty_like(positions)
         for one in np.unique(epochs).tolist():
             rows = epochs == one
             samples[rows] = self.order.at(one, places[rows])
         return samples
+
+    def shown(self, epoch: int, positions: Any) -> tuple[Any, Any]:
+        """Epochs and positions of `order` that come at one or several positions."""
+        shown = epoch * self._images + positions // self.times
+        size = max(1, len(self.order))
+        return shown // size, shown % size
 
     @property
     def _images(self) -> int:

@@ -4,9 +4,10 @@
     windows of some of them  | all their images, truly shuffled together | ...
 
 An epoch goes through the shards once, so a cache that holds one window and the next reads every
-byte once an epoch. Like all orders it is a pure function: every image exactly once an epoch, any
-position of any epoch at once, memory in proportion to the shards. How close it comes to the full
-shuffle stands in benchmarks/results/shuffle_*.md; with no more shards than a window it is one.
+byte once an epoch, and `fetch_ahead` brings the next one while this one is used. Like all orders it
+is a pure function: every image exactly once an epoch, any position of any epoch at once, memory in
+proportion to the shards. How close it comes to the full shuffle stands in
+benchmarks/results/shuffle_*.md; with no more shards than a window it is one.
 """
 
 from dataclasses import dataclass
@@ -61,6 +62,14 @@ class ShardShuffle:
         number = len(self.counts)
         seed = int(mixed(self.seed, _SHARDS)[0])
         return Permutation(number, seed, epoch).at(np.arange(number))
+
+    def windows(self, epoch: int) -> tuple[Numbers, list[Numbers]]:
+        """Where each window of an epoch ends, int64 [windows], and its shards that have samples."""
+        shards, counts = self.shards(epoch), np.array(self.counts, np.int64)
+        edges = self._edges()
+        ends = np.concatenate([[0], np.cumsum(counts[shards])])[edges[1:]]
+        mixed_there = np.split(shards, edges[1:-1])
+        return ends, [some[counts[some] > 0] for some in mixed_there]
 
     def _edges(self) -> Numbers:
         """Where windows begin, and the end of the last, int64 [windows + 1], counted in shards."""

@@ -7,7 +7,7 @@ is for `reader`; what a single shard promises is for `shard`.
 
 import bisect
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenstore.checks import starts_of
 from tokenstore.codecs.base import Codec, Ranks
 from tokenstore.columns import mask_of
-from tokenstore.errors import CodecError, CorruptRecord
+from tokenstore.errors import CodecError, CorruptRecord, UsageError
 from tokenstore.manifest import Manifest
 from tokenstore.shard import ShardPlace, ShardReader
 from tokenstore.storage import Storage
@@ -171,12 +171,43 @@ class Found:
         if "mask" not in self.columns:
             return None
         masks: list[NDArray[np.uint8]] = [np.empty((0, 0), np.uint8)] * self.count
+        for row, payload, where in self._mask_records():
+            masks[row] = mask_of(payload, where)
+        return masks
+
+    def mask_array(self) -> NDArray[np.uint8] | None:
+        """Masks of one size, uint8 [n, H, W].
+
+        Raises:
+            UsageError: they have several sizes.
+        """
+        masks = self.masks()
+        if masks is None or not masks:
+            return None if masks is None else np.empty((0, 0, 0), np.uint8)
+        sizes = sorted({mask.shape for mask in masks})
+        if len(sizes) > 1:
+            raise UsageError(
+                f"masks of {len(sizes)} sizes, such as {sizes[0]} and {sizes[-1]}, make no batch; "
+                "read them with split.masks"
+            )
+        return np.stack(masks)
+
+    def mask_payloads(self) -> list[bytes] | None:
+        """Masks as they are stored, n of them: what a writer takes."""
+        if "mask" not in self.columns:
+            return None
+        payloads = [b""] * self.count
+        for row, payload, _ in self._mask_records():
+            payloads[row] = payload
+        return payloads
+
+    def _mask_records(self) -> Iterator[tuple[int, bytes, str]]:
+        """Row, payload and name of each sample."""
         for part in self.parts:
             payloads, ends = part.shard.records("mask", part.samples)
             parts = np.split(payloads, ends[:-1])
             for row, sample, mask in zip(part.rows, part.samples, parts, strict=True):
-                masks[row] = mask_of(mask.tobytes(), part.shard.sample_name(int(sample)))
-        return masks
+                yield int(row), mask.tobytes(), part.shard.sample_name(int(sample))
 
     def _damaged(self, parts: list[Part], grid: Ranks) -> CorruptRecord:
         """Name the sample that its codec refuses although its check is right."""

@@ -18,7 +18,7 @@ class SplitSizes:
     """Bytes of one split.
 
     `records` are the coded grids with their checks, `framing` is labels and tar headers together,
-    `extras` are masks, metadata and views, `source` the image files the split was made of.
+    `extras` are metadata and views, `source` the image files the split was made of.
     """
 
     images: int
@@ -26,13 +26,14 @@ class SplitSizes:
     framing: int
     index: int
     keys: int
+    masks: int
     extras: int
     source: int
 
     @property
     def total(self) -> int:
         """All bytes of the split in the store."""
-        return self.records + self.framing + self.index + self.keys + self.extras
+        return sum((self.records, self.framing, self.index, self.keys, self.masks, self.extras))
 
     def an_image(self, size: int) -> float:
         """Bytes an image; 0 in an empty split."""
@@ -81,14 +82,15 @@ def _split(storage: Storage, split: SplitEntry, block: int) -> SplitSizes:
                 index.block(column.name, i).size for i in range(index.blocks)
             )
         first += shard.count
-    extras = columns["mask"] + columns["meta"] + columns["view"]
+    extras = columns["meta"] + columns["view"]
     shards = sum(shard.shard.bytes for shard in split.shards)
     return SplitSizes(
         images=split.count,
         records=columns["ranks"],
-        framing=shards - columns["ranks"] - columns["key"] - extras,
+        framing=shards - columns["ranks"] - columns["key"] - columns["mask"] - extras,
         index=sum(shard.index.bytes for shard in split.shards),
         keys=columns["key"],
+        masks=columns["mask"],
         extras=extras,
         source=split.source_bytes,
     )

@@ -259,7 +259,11 @@ class RemoteStorage(Storage):
         self.url = url.rstrip("/")
         try:
             system, self._folder = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
+        except ImportError as error:
+            raise StoreError(
+                f"cannot open '{url}': {error}. `pip install 'tokenstore[remote]'` brings it."
+            ) from error
+        except ValueError as error:
             raise StoreError(f"cannot open '{url}': {error}") from error
         self._fs = Persistent(system, self.url)
 

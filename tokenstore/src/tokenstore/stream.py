@@ -38,7 +38,14 @@ _BESIDE_RANKS = 17  # bytes a row of label, index and validity
 class Reads(Protocol):
     """What gives rows: a split, or its records in memory."""
 
-    def read(self, indices: Indices, *, keys: bool = False, out: Ranks | None = None) -> Batch:
+    def read(
+        self,
+        indices: Indices,
+        *,
+        keys: bool = False,
+        masks: bool = False,
+        out: Ranks | None = None,
+    ) -> Batch:
         """See `Split.read`."""
 
     def labels_of(self, indices: Indices) -> Indices | None:
@@ -58,6 +65,7 @@ class Ahead:
         limit: bytes that may be read or wait; one batch is always allowed.
         keys: whether to read keys.
         skip: whether damaged records become invalid rows instead of errors.
+        mask: shape of the masks to read, (0, 0) for none.
     """
 
     batch_size: int
@@ -65,11 +73,17 @@ class Ahead:
     limit: int
     keys: bool = False
     skip: bool = False
+    mask: tuple[int, int] = (0, 0)
+
+    @property
+    def masks(self) -> bool:
+        """Whether to read masks."""
+        return self.mask != (0, 0)
 
     @property
     def batches(self) -> int:
         """Batches that may be read or wait."""
-        row = 2 * int(np.prod(self.grid)) + _BESIDE_RANKS
+        row = 2 * int(np.prod(self.grid)) + int(np.prod(self.mask)) + _BESIDE_RANKS
         return max(1, self.limit // (row * self.batch_size))
 
     @property
@@ -137,32 +151,41 @@ def _read(source: Reads, place: Place, ahead: Ahead, some: list[Wanted]) -> _Sen
     out = place.buffer((len(index), *ahead.grid))
     damaged: list[Damage] = []
     try:
-        batch = source.read(index, keys=ahead.keys, out=out)
+        batch = source.read(index, keys=ahead.keys, masks=ahead.masks, out=out)
     except CorruptRecord:
         if not ahead.skip:
             raise
-        damaged = _read_sound(source, index, valid, out)
+        masks = np.zeros((len(index), *ahead.mask), np.uint8) if ahead.masks else None
+        damaged = _read_sound(source, index, valid, Batch(out, masks=masks))
         keys = source.keys(index) if ahead.keys else None
-        batch = Batch(out, source.labels_of(index), keys)
-    rows = Rows(out, batch.labels, valid, index, batch.keys)
+        batch = Batch(out, source.labels_of(index), keys, masks)
+    rows = Rows(out, batch.labels, valid, index, batch.keys, batch.masks)
     return _Sent(place.send(rows), len(index), damaged)
 
 
 def _read_sound(
-    source: Reads, index: Indices, valid: NDArray[np.bool_], out: Ranks
+    source: Reads, index: Indices, valid: NDArray[np.bool_], into: Batch
 ) -> list[Damage]:
-    """Read ranks; rows of damaged records become zeros and invalid. Halving finds them."""
+    """Read ranks and masks; rows of damaged records become zeros and invalid. Halving finds them.
+
+    `into` has the arrays to read into; its masks are zeros.
+    """
+    out, masks = into.ranks, into.masks
     try:
-        source.read(index, out=out)
+        read = source.read(index, masks=masks is not None, out=out)
     except CorruptRecord as error:
         if len(index) > 1:
             half = len(index) // 2
-            parts = (slice(None, half), slice(half, None))
-            found = [_read_sound(source, index[p], valid[p], out[p]) for p in parts]
-            return found[0] + found[1]
+            found = []
+            for p in (slice(None, half), slice(half, None)):
+                part = Batch(out[p], masks=None if masks is None else masks[p])
+                found += _read_sound(source, index[p], valid[p], part)
+            return found
         out[:], was_valid = 0, bool(valid[0])
         valid[:] = False
         return [(int(index[0]), error)] if was_valid else []
+    if masks is not None and read.masks is not None:
+        masks[:] = read.masks
     return []
 
 

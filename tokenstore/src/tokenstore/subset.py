@@ -10,12 +10,39 @@ from collections.abc import Iterable
 import numpy as np
 
 from tokenstore.errors import UnknownName, UsageError
-from tokenstore.order import Numbers, Permutation, mixed, permuted
+from tokenstore.order import Numbers, Permutation, Shuffled, mixed, permuted
 from tokenstore.reader import Split
+from tokenstore.sampling import OneView
 
 # What a derived seed is for.
 _SHARES, _OFFSETS, _STARTS = np.array([5]), np.array([6]), np.array([9])
 _SHOWN = 3
+_RUN = 1 << 20  # samples whose views are looked at together
+
+
+def one_view(split: Split, seed: int) -> OneView:
+    """An order that shows one view of each image an epoch; reads the split's column of views.
+
+    Example:
+        >>> TokenLoader(split, batch_size=256, sampler=one_view(split, 0))  # doctest: +SKIP
+
+    Raises:
+        UsageError: the split keeps one view an image, or not all views of each.
+    """
+    said = split.store.manifest.preprocess.get("views")
+    count = said.get("count") if isinstance(said, dict) else None
+    views = count if isinstance(count, int) else 1
+    whole = views > 1 and len(split) % views == 0
+    for first in range(0, len(split) if whole else 0, _RUN):
+        numbers = np.arange(first, min(first + _RUN, len(split)))
+        found = split.views(numbers)
+        whole = whole and found is not None and np.array_equal(found, numbers % views)
+    if not whole:
+        raise UsageError(
+            f"split '{split.name}' of '{split.store.url}' does not keep several views of every "
+            "image side by side. Build a store with --views K, or take all samples."
+        )
+    return OneView(Shuffled(len(split) // views, seed), views, seed)
 
 
 def samples_of_classes(split: Split, names: Iterable[str]) -> Numbers:

@@ -35,12 +35,15 @@ from tokenstore.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Samples:
-    """Some images in order, column by column; a column that the split lacks is None."""
+    """Some images in order, column by column; a column that the split lacks is None.
+
+    Masks are payloads, as `columns.mask_payload` makes them.
+    """
 
     ranks: Ranks
     labels: NDArray[np.int64] | None = None
     keys: Sequence[str] | None = None
-    masks: Sequence[NDArray[np.uint8]] | None = None
+    masks: Sequence[bytes] | None = None
     meta: Sequence[dict[str, Any]] | None = None
     views: NDArray[np.uint16] | None = None
 
@@ -168,7 +171,7 @@ def _column(plan: ShardPlan, column: Column, samples: Samples, first: int) -> Co
     if values is None:
         raise CodecError(f"{plan.name}: the images at sample {first} have no '{column.name}'")
     if column.name == "mask":
-        return _records(*checks.frame(*columns.mask_payloads(values), first, NO_TABLES))
+        return _records(*checks.frame(*columns.joined(values), first, NO_TABLES))
     if column.kind == "fixed":
         return ColumnBytes(columns.fixed_bytes(values, str(column.dtype)), None)
     strings = [columns.json_line(m) for m in values] if column.name == "meta" else values

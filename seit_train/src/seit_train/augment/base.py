@@ -4,7 +4,8 @@ An augmentation takes a whole batch on its device and gives a new one. All that 
 from the generator it is handed; it never looks at a value on the host, and never loops over
 images. `space` says what it works on: `ranks` (int64 [B,h,w]), `grid` (vectors, float32
 [B,d,h,w]), or `any` of the two, since both end in rows and columns. Targets (float32 [B,classes],
-rows that sum to 1, or None) go along, and only what mixes images changes them.
+rows that sum to 1, or None) go along, and only what mixes images changes them. So do masks, whose
+places are moved as those of the grid are; what cannot move them (`keeps_masks`) is refused there.
 
 A file of this folder defines one augmentation under the name that recipes call it by: a subclass
 of `Augmentation` with its `Options`, named in the module constant `PLUGIN`.
@@ -24,17 +25,39 @@ Space = Literal["ranks", "grid", "any"]
 
 
 class View(NamedTuple):
-    """A batch on its way through the augmentations: ranks or vectors, and what to predict."""
+    """A batch on its way through the augmentations, and what to predict.
+
+    Attributes:
+        tokens: ranks or vectors.
+        targets: float32 [B,classes], or None.
+        masks: int64 [B,H,W], a class at each place or -1 where nobody knows it; H and W are the
+            same multiple of the grid's rows and columns. None where images have no masks.
+    """
 
     tokens: Tensor
     targets: Tensor | None
+    masks: Tensor | None = None
+
+    def rows(self, some: slice) -> "View":
+        """Some of its images."""
+        targets = None if self.targets is None else self.targets[some]
+        return View(self.tokens[some], targets, None if self.masks is None else self.masks[some])
 
 
 class Embedder(Protocol):
     """What turns ranks into vectors and back; see `seit_train.embed.Codebook`."""
 
+    @property
+    def width(self) -> int:
+        """Channels d of a vector."""
+        ...
+
     def __call__(self, ranks: Tensor) -> Tensor:
         """Int64 [B,h,w] -> float32 [B,d,h,w]."""
+        ...
+
+    def blend(self, ranks: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sums of vectors: int64 [N,n] and float32 [N,n] -> float32 [N,d]."""
         ...
 
     def nearest(self, grid: Tensor) -> Tensor:
@@ -80,6 +103,7 @@ class Augmentation(nn.Module, ABC, Generic[AnyOptions]):
 
     space: ClassVar[Space]
     Options: ClassVar[type[Settings]]
+    keeps_masks: bool = False  # whether masks still belong, place by place, to what comes out
 
     def __init__(self, options: AnyOptions, around: Surroundings) -> None:
         """Keep the options. Tables made from the codebook become non-persistent buffers.
@@ -94,6 +118,14 @@ class Augmentation(nn.Module, ABC, Generic[AnyOptions]):
     @abstractmethod
     def forward(self, view: View, rng: torch.Generator) -> View:
         """The augmented batch; what came in is left as it was."""
+
+    def from_ranks(self, view: View, embed: Embedder, rng: torch.Generator) -> View:
+        """`forward` of embedded ranks, for a `grid` augmentation that comes first.
+
+        One that needs no embedded grid in between, and is faster without, overrides it.
+        """
+        result: View = self(view._replace(tokens=embed(view.tokens)), rng)
+        return result
 
     def extra_repr(self) -> str:
         """The options, so that a printed policy reads like its recipe."""

@@ -20,6 +20,7 @@ class CenterCrop(Augmentation[CenterCropOptions]):
     """Cut the middle out of each image."""
 
     space = "any"
+    keeps_masks = True
     Options = CenterCropOptions
 
     def __init__(self, options: CenterCropOptions, around: Surroundings) -> None:
@@ -29,7 +30,16 @@ class CenterCrop(Augmentation[CenterCropOptions]):
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Ranks [B,h,w] or grids [B,d,h,w] -> the same with the rows and columns of `size`."""
-        return view._replace(tokens=center_crop(view.tokens, self.size))
+        tokens, targets, masks = view
+        if masks is not None:
+            scale = masks.shape[-2] // tokens.shape[-2]
+            top, left = (
+                scale * ((have - want) // 2)
+                for have, want in zip(tokens.shape[-2:], self.size, strict=True)
+            )
+            bottom, right = top + scale * self.size[0], left + scale * self.size[1]
+            masks = masks[:, top:bottom, left:right]
+        return View(center_crop(tokens, self.size), targets, masks)
 
 
 PLUGIN = CenterCrop

@@ -23,6 +23,7 @@ class ColorAdapt(Augmentation[ColorAdaptOptions]):
     """Give some images the channel statistics of random others of the batch."""
 
     space = "grid"
+    keeps_masks = True
     Options = ColorAdaptOptions
 
     def forward(self, view: View, rng: torch.Generator) -> View:
@@ -30,14 +31,21 @@ class ColorAdapt(Augmentation[ColorAdaptOptions]):
         grid = view.tokens
         adapted = chance(self.options.p, grid, rng)
         partner = torch.randperm(len(grid), generator=rng, device=grid.device)
-        return view._replace(tokens=select(adapted, adapt(grid, grid[partner]), grid))
+        return view._replace(tokens=select(adapted, adapt(grid, partner), grid))
 
 
 def adapt(grid: Tensor, donor: Tensor) -> Tensor:
-    """`grid` with the mean and standard deviation of `donor`, image by image and channel."""
-    deviation, mean = torch.std_mean(grid, dim=(2, 3), keepdim=True)
-    new_deviation, new_mean = torch.std_mean(donor, dim=(2, 3), keepdim=True)
-    return (grid - mean) / (deviation + _TINY) * new_deviation + new_mean
+    """Each image with the mean and standard deviation of another, channel by channel.
+
+    Args:
+        grid: float [B,d,h,w].
+        donor: int64 [B], the image whose statistics each one takes.
+    """
+    mean = grid.mean(dim=(2, 3), keepdim=True)
+    centred = grid - mean
+    norm = torch.linalg.vector_norm(centred, dim=(2, 3), keepdim=True)
+    deviation = norm / (grid[0, 0].numel() - 1) ** 0.5
+    return torch.addcmul(mean[donor], centred, deviation[donor] / (deviation + _TINY))
 
 
 PLUGIN = ColorAdapt

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, cast
 
 import torch
+import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
@@ -66,6 +67,7 @@ class OneOf(Augmentation[OneOfOptions]):
 
     space = "grid"
     Options = OneOfOptions
+    keeps_masks = True
 
     def __init__(self, options: OneOfOptions, around: Surroundings) -> None:
         super().__init__(options, around)
@@ -111,6 +113,7 @@ class Halves(Augmentation[HalvesOptions]):
 
     space = "grid"
     Options = HalvesOptions
+    keeps_masks = True
 
     def __init__(self, options: HalvesOptions, around: Surroundings) -> None:
         super().__init__(options, around)
@@ -140,16 +143,25 @@ class Halves(Augmentation[HalvesOptions]):
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> [B,d,*size]."""
-        tokens, targets = view
-        first = round(len(tokens) * self.options.share)
+        return self._divide(view, None, rng)
+
+    def from_ranks(self, view: View, embed: Embedder, rng: torch.Generator) -> View:
+        """Int64 [B,h,w] -> float32 [B,d,*size]."""
+        return self._divide(view, embed, rng)
+
+    def _divide(self, view: View, embed: Embedder | None, rng: torch.Generator) -> View:
+        first = round(len(view.tokens) * self.options.share)
         parts = []
         for some, members in ((slice(first), self.first), (slice(first, None), self.rest)):
-            part = View(tokens[some], None if targets is None else targets[some])
+            part = view.rows(some)
             for member in members:
-                part = member(part, rng)
-            parts.append(part)
-        mixed = [part.targets for part in parts if part.targets is not None]
-        return View(torch.cat([part.tokens for part in parts]), torch.cat(mixed) if mixed else None)
+                part = _run(cast(AnyAugmentation, member), part, embed, rng)
+            parts.append(_as(part, "grid", embed))
+        return View(
+            torch.cat([part.tokens for part in parts]),
+            _joined([part.targets for part in parts]),
+            _joined([part.masks for part in parts]),
+        )
 
 
 class Policy(nn.Module):
@@ -199,29 +211,41 @@ class Policy(nn.Module):
                 "again with --codebook FILE, or use random_crop and model.embedding=ids."
             )
 
-    def forward(self, ranks: Tensor, targets: Tensor | None, rng: torch.Generator) -> View:
-        """Int64 [B,*grid] -> ranks int64 [B,*size] or vectors float32 [B,d,*size], and targets.
+    def refuse_for_masks(self) -> None:
+        """Refuse what would tear images from their masks.
+
+        Raises:
+            TrainingError: an augmentation mixes images, or moves places and not those of masks.
+        """
+        for member in self.members.modules():
+            if isinstance(member, Augmentation) and not member.keeps_masks:
+                raise TrainingError(
+                    f"{type(member).__name__} mixes images or moves their places without those of "
+                    "the masks. Leave it out of the augment list: random_crop, token_adapt without "
+                    "mixing, emb_noise and color_adapt go with masks."
+                )
+
+    def forward(
+        self,
+        ranks: Tensor,
+        targets: Tensor | None,
+        rng: torch.Generator,
+        masks: Tensor | None = None,
+    ) -> View:
+        """Int64 [B,*grid] -> ranks int64 [B,*size] or vectors float32 [B,d,*size], and the rest.
 
         Runs in float32 whatever the caller's autocast says: ranks are found by small differences.
         """
-        view = View(ranks, targets)
+        view = View(ranks, targets, masks)
         with torch.no_grad(), torch.autocast(ranks.device.type, enabled=False):
             for member in self.members:
-                if cast(AnyAugmentation, member).space == "grid":
-                    view = view._replace(tokens=self._as(view.tokens, "grid"))
-                view = member(view, rng)
-            return view._replace(tokens=self._as(view.tokens, self.output))
+                view = _run(cast(AnyAugmentation, member), view, self.embed, rng)
+            return _as(view, self.output, self.embed)
 
     def plain(self, ranks: Tensor) -> Tensor:
         """The centre crop of evaluation, in the size and space that `forward` has."""
         with torch.autocast(ranks.device.type, enabled=False):
-            return self._as(center_crop(ranks, self.size), self.output)
-
-    def _as(self, tokens: Tensor, space: Literal["ranks", "grid"]) -> Tensor:
-        is_grid = tokens.ndim == 4
-        if self.embed is None or is_grid == (space == "grid"):
-            return tokens
-        return self.embed.nearest(tokens) if is_grid else self.embed(tokens)
+            return _as(View(center_crop(ranks, self.size), None), self.output, self.embed).tokens
 
 
 def make_augmentation(entry: Mapping[str, Any], around: Surroundings) -> AnyAugmentation:
@@ -256,6 +280,17 @@ def parse_entry(entry: Mapping[str, Any]) -> tuple[type[AnyAugmentation], Settin
         raise _explain(error, name, kind.Options) from None
 
 
+def written(entries: Sequence[Mapping[str, Any]]) -> str:
+    """A policy as a recipe writes it: YAML, an entry a line."""
+    lines = []
+    for name, options in ((name, entry[name]) for entry in entries for name in entry):
+        text = yaml.safe_dump(
+            options or {}, default_flow_style=True, sort_keys=False, width=float("inf")
+        )
+        lines.append(f"- {name}: {text.strip()}")
+    return "\n".join(lines)
+
+
 def _kind(name: str) -> type[AnyAugmentation]:
     if name in _COMBINED:
         return _COMBINED[name]
@@ -282,4 +317,29 @@ def _either(drawn: Tensor, chosen: View, otherwise: View) -> View:
     targets = otherwise.targets
     if chosen.targets is not None and targets is not None:
         targets = torch.where(drawn, chosen.targets, targets)
-    return View(torch.where(drawn, chosen.tokens, otherwise.tokens), targets)
+    masks = otherwise.masks
+    if chosen.masks is not None and masks is not None:
+        masks = torch.where(drawn, chosen.masks, masks)
+    return View(torch.where(drawn, chosen.tokens, otherwise.tokens), targets, masks)
+
+
+def _joined(columns: Sequence[Tensor | None]) -> Tensor | None:
+    """The rows of several parts of a batch, one after the other."""
+    there = [column for column in columns if column is not None]
+    return torch.cat(there) if there else None
+
+
+def _run(member: AnyAugmentation, view: View, embed: Embedder | None, rng: torch.Generator) -> View:
+    """One augmentation of a view that is still ranks, or vectors already."""
+    if member.space == "grid" and embed is not None and view.tokens.ndim == 3:
+        return member.from_ranks(view, embed, rng)
+    result: View = member(view, rng)
+    return result
+
+
+def _as(view: View, space: Literal["ranks", "grid"], embed: Embedder | None) -> View:
+    """A view with vectors or with ranks, whichever it had; without a codebook, as it is."""
+    tokens, is_grid = view.tokens, view.tokens.ndim == 4
+    if embed is None or is_grid == (space == "grid"):
+        return view
+    return view._replace(tokens=embed.nearest(tokens) if is_grid else embed(tokens))

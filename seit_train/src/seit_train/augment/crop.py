@@ -2,7 +2,8 @@
 
 The geometry that the crop augmentations and the centre crop of evaluation share; no augmentation
 itself. A crop followed by a bicubic resize is linear in rows and in columns, so on embedded grids
-it is `W_y @ E @ W_x^T` with two small matrices an image. It equals cropping and then
+it is `W_y @ E @ W_x^T` with two small matrices an image; from ranks, the sparse `E @ W_x^T` comes
+straight out of the codebook. It equals cropping and then
 `interpolate(mode="bicubic", align_corners=False)`: taps outside the box are clamped to its edge.
 """
 
@@ -13,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from seit_train.augment.base import Embedder
 from tokenstore.errors import TrainingError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -20,7 +22,8 @@ CropSize = Positive | tuple[Positive, Positive] | None
 
 _CUBIC = -0.75  # the kernel's free parameter, as torch's bicubic interpolation has it
 # Images whose products a CPU makes at a time: what lies between the two then stays in its caches.
-_BLOCK = 16
+_BLOCK = 8
+_TAPS = 4  # places between which the cubic kernel interpolates
 _ATTEMPTS = 10  # boxes tried for each image before the fallback, as torchvision does
 
 
@@ -61,11 +64,7 @@ def cut(tokens: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Ten
 
 
 def draw_boxes(
-    batch: int,
-    grid: tuple[int, int],
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: torch.Generator,
+    tokens: Tensor, scale: tuple[float, float], ratio: tuple[float, float], rng: torch.Generator
 ) -> Tensor:
     """Boxes of random resized crops, by torchvision's rule, all images at once.
 
@@ -73,12 +72,18 @@ def draw_boxes(
     `ratio`) are drawn up to ten times until the box fits; after that it is the largest centred
     box whose shape is allowed.
 
+    Args:
+        tokens: ranks [B,h,w] or grids [B,d,h,w], looked at for their shape and device only.
+        scale: smallest and largest area.
+        ratio: narrowest and widest shape.
+        rng: on the device of the tokens.
+
     Returns:
         Int64 [B,4]: top, left, height, width.
     """
-    rows, columns = grid
+    batch, rows, columns = len(tokens), tokens.shape[-2], tokens.shape[-1]
     area, shape, down, across = torch.rand(
-        (4, batch, _ATTEMPTS), generator=rng, device=rng.device, dtype=torch.float64
+        (4, batch, _ATTEMPTS), generator=rng, device=tokens.device, dtype=torch.float64
     )
     area = rows * columns * (scale[0] + area * (scale[1] - scale[0]))
     shape = (math.log(ratio[0]) + shape * math.log(ratio[1] / ratio[0])).exp()
@@ -90,7 +95,7 @@ def draw_boxes(
     first = fits.int().argmax(dim=1)
     drawn = tried.take_along_dim(first[:, None, None], dim=1)[:, 0]
     fallback = torch.stack(
-        [torch.full_like(drawn[:, 0], side) for side in _centred_box(grid, ratio)], dim=1
+        [torch.full_like(drawn[:, 0], side) for side in _centred_box((rows, columns), ratio)], dim=1
     )
     return torch.where(fits.any(dim=1)[:, None], drawn, fallback)
 
@@ -103,20 +108,60 @@ def resize_boxes(grid: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         boxes: int64 [B,4]: top, left, height, width.
         size: rows and columns of the result.
     """
-    batch, width, rows, columns = grid.shape
+    last = grid.permute(0, 2, 3, 1)
+    across = resize_matrix(boxes[:, 1], boxes[:, 3], grid.shape[3], size[1]).to(grid.dtype)
+    down = resize_matrix(boxes[:, 0], boxes[:, 2], grid.shape[2], size[0]).to(grid.dtype)
+    resized = grid.new_empty(len(grid), *size, grid.shape[1])
+    for some in _blocks(boxes):
+        columns = across[some, None] @ last[some]
+        torch.bmm(down[some], columns.flatten(2), out=resized[some].flatten(2))
+    return resized.permute(0, 3, 1, 2)
+
+
+def embed_boxes(ranks: Tensor, embed: Embedder, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize_boxes` of the embedded grid, which never exists: int64 [B,h,w] -> [B,d,*size].
+
+    Four ranks and their weights make a vector between columns, so embedding is half of the resize.
+
+    Args:
+        ranks: the grids.
+        embed: of their codebook.
+        boxes: int64 [B,4]: top, left, height, width.
+        size: rows and columns of the result.
+    """
+    rows = ranks.shape[1]
+    taps, weights = resize_taps(boxes[:, 1], boxes[:, 3], size[1])
     down = resize_matrix(boxes[:, 0], boxes[:, 2], rows, size[0])
-    across = resize_matrix(boxes[:, 1], boxes[:, 3], columns, size[1])
-    down, across = down.to(grid.dtype), across.to(grid.dtype)
-    last = grid.permute(0, 2, 3, 1)  # so that both products are a bmm, the channels riding along
-    resized = grid.new_empty(batch, size[1], size[0] * width)
-    step = batch if grid.is_cuda else _BLOCK
-    for start in range(0, batch, step):
-        some = slice(start, start + step)
-        flat = torch.bmm(down[some], last[some].reshape(-1, rows, columns * width))
-        flat = flat.view(-1, size[0], columns, width).transpose(1, 2)
-        flat = flat.reshape(-1, columns, size[0] * width)
-        torch.bmm(across[some], flat, out=resized[some])
-    return resized.view(batch, size[1], size[0], width).permute(0, 3, 2, 1)
+    resized = down.new_empty(len(ranks), *size, embed.width)
+    for some in _blocks(boxes):
+        places = taps[some].flatten(1)[:, None].expand(-1, rows, -1)
+        shares = weights[some, None].expand(-1, rows, -1, -1)
+        near = ranks[some].gather(2, places)
+        columns = embed.blend(near.view(-1, _TAPS), shares.reshape(-1, _TAPS))
+        columns = columns.view(-1, rows, size[1] * embed.width)
+        torch.bmm(down[some], columns, out=resized[some].flatten(2))
+    return resized.permute(0, 3, 1, 2)
+
+
+def resize_taps(start: Tensor, length: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """Between which places those of a resized cut [start, start+length) lie, and how near.
+
+    Args:
+        start: int64 [B], first place of the cut.
+        length: int64 [B], its length.
+        target: places after.
+
+    Returns:
+        Int64 [B,target,4], places before; float32 [B,target,4], their weights, which sum to 1.
+    """
+    place = torch.arange(target, device=start.device) + 0.5
+    position = length[:, None].double() / target * place - 0.5
+    below = position.floor()
+    past = position - below
+    weights = torch.stack([_outer(1 + past), _inner(past), _inner(1 - past), _outer(2 - past)], -1)
+    taps = below.long()[..., None] + torch.arange(-1, _TAPS - 1, device=start.device)
+    taps = taps.clamp(min=0).minimum((length - 1)[:, None, None]) + start[:, None, None]
+    return taps, weights.float()
 
 
 def resize_matrix(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
@@ -131,15 +176,18 @@ def resize_matrix(start: Tensor, length: Tensor, source: int, target: int) -> Te
     Returns:
         Float32 [B,target,source]; every row sums to 1.
     """
-    place = torch.arange(target, device=start.device) + 0.5
-    position = length[:, None].double() / target * place - 0.5
-    below = position.floor()
-    past = position - below
-    weights = torch.stack([_outer(1 + past), _inner(past), _inner(1 - past), _outer(2 - past)], -1)
-    taps = below.long()[..., None] + torch.arange(-1, 3, device=start.device)
-    taps = taps.clamp(min=0).minimum((length - 1)[:, None, None]) + start[:, None, None]
-    hits = taps[..., None] == torch.arange(source, device=start.device)
-    return (hits * weights[..., None]).sum(dim=2).float()
+    taps, weights = resize_taps(start, length, target)
+    empty = weights.new_zeros(len(start), target, source)
+    # One scatter a tap: at the edge taps share a place, and which of them came last must not count.
+    return sum(
+        (empty.scatter(2, taps[..., k, None], weights[..., k, None]) for k in range(_TAPS)), empty
+    )
+
+
+def _blocks(boxes: Tensor) -> list[slice]:
+    """Images that are resized together."""
+    step = len(boxes) if boxes.is_cuda else _BLOCK
+    return [slice(start, start + step) for start in range(0, len(boxes), step)]
 
 
 def _inner(x: Tensor) -> Tensor:

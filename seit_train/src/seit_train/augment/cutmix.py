@@ -34,7 +34,7 @@ class CutMix(Augmentation[CutMixOptions]):
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Ranks or grids, with their targets if there are any."""
-        tokens, targets = view
+        tokens, targets, _ = view
         own = draw_shares(self.options.alpha, tokens, rng)
         own = torch.where(chance(self.options.p, tokens, rng), own, 1.0)
         inside = draw_masks(own, (tokens.shape[-2], tokens.shape[-1]), rng)

@@ -1,9 +1,12 @@
 """Token-EDA: synonyms and swapped squares (SeiT section 3.2), after text augmentation.
 
 An image gets synonym replacement (some of its ranks become one of the nearest codes), or two
-squares of it trade places, or neither. Works on ranks; synonyms come from the codebook.
+squares of it trade places, or neither. Works on ranks; synonyms come from the codebook, or from
+the `synonyms.json` of SeiT's release, which lists the same.
 """
 
+import json
+from pathlib import Path
 from typing import Annotated, Self
 
 import torch
@@ -25,6 +28,8 @@ class EdaOptions(Settings):
         swap_p: chance that two squares of an image trade places; never both.
         replace_p: chance of each rank of such an image to be replaced.
         synonyms: how many nearest codes are candidates.
+        table: `synonyms.json` as SeiT released it, `{"id": [nearest ids, nearest first]}`, to be
+            used instead of the codebook; a store without one can do with it.
         side: largest side of a square, as a share of the grid's shorter side.
     """
 
@@ -32,6 +37,7 @@ class EdaOptions(Settings):
     swap_p: Share = 0.25
     replace_p: Share = 0.25
     synonyms: Positive = 5
+    table: str | None = None
     side: Annotated[float, Field(gt=0, le=0.5)] = 0.25
 
     @model_validator(mode="after")
@@ -54,14 +60,18 @@ class Eda(Augmentation[EdaOptions]):
         super().__init__(options, around)
         self.longest = max(1, int(options.side * min(around.size)))
         self.neighbours: Tensor | None
-        neighbours = self._neighbours(around.codebook) if options.synonym_p else None
+        neighbours = self._neighbours(around) if options.synonym_p else None
         self.register_buffer("neighbours", neighbours, persistent=False)
 
-    def _neighbours(self, codebook: Tensor | None) -> Tensor:
+    def _neighbours(self, around: Surroundings) -> Tensor:
+        codebook, codes = around.codebook, around.codes
+        if self.options.table is not None and codes is not None:
+            return read_synonyms(Path(self.options.table), codes.ids, self.options.synonyms)
         if codebook is None:
             raise TrainingError(
-                "eda finds synonyms in the codebook, and this store has none. Set synonym_p: 0, or "
-                "import the store again with --codebook FILE."
+                "eda finds synonyms in the codebook, and this store has none. Set synonym_p: 0, "
+                "give the released synonyms.json as table: FILE, or import the store again with "
+                "--codebook FILE."
             )
         if len(codebook) <= self.options.synonyms:
             raise TrainingError(
@@ -99,6 +109,39 @@ def find_synonyms(codebook: Tensor, count: int) -> Tensor:
         distances[own, start + own] = torch.inf
         tables.append(distances.topk(count, largest=False).indices)
     return torch.cat(tables)
+
+
+def read_synonyms(file: Path, ids: Tensor, count: int) -> Tensor:
+    """The synonyms that SeiT's `synonyms.json` lists, as ranks of a store.
+
+    Args:
+        file: `{"id": [nearest ids, nearest first]}`.
+        ids: int64 [K], the id behind each rank. Listed ids that are not among them are left out.
+        count: synonyms of each code.
+
+    Returns:
+        Int64 [K,count].
+
+    Raises:
+        TrainingError: the file is not of that form, or lists too few for a code of the store.
+    """
+    try:
+        lists = {int(i): list(map(int, near)) for i, near in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"'{file}' is no synonyms.json, {{\"id\": [nearest ids]}}: {error}"
+        ) from error
+    ranks = {number: rank for rank, number in enumerate(ids.tolist())}
+    table = []
+    for number in ranks:
+        near = [ranks[other] for other in lists.get(number, []) if other in ranks][:count]
+        if len(near) < count:
+            raise TrainingError(
+                f"eda looks for {count} synonyms of each code, but '{file}' lists {len(near)} of "
+                f"id {number} that this store has. Set synonyms to less, or leave table out."
+            )
+        table.append(near)
+    return torch.tensor(table)
 
 
 def replace_by_synonyms(ranks: Tensor, synonyms: Tensor, p: float, rng: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from seit_train.augment.base import Augmentation, View, chance, select
+from seit_train.augment.base import Augmentation, View, chance
 from seit_train.config import Settings, Share
 
 
@@ -29,15 +29,19 @@ class EmbNoise(Augmentation[EmbNoiseOptions]):
     """Add noise to the vectors of some images."""
 
     space = "grid"
+    keeps_masks = True
     Options = EmbNoiseOptions
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> the same shape."""
         grid = view.tokens
-        noisy = chance(self.options.p, grid, rng)
-        noise = torch.randn((*grid.shape[:2], 1, 1), generator=rng, device=grid.device)
-        noise = noise + torch.randn(grid.shape, generator=rng, device=grid.device)
-        return view._replace(tokens=select(noisy, grid + self.options.deviation * noise, grid))
+        batch, width, *sides = grid.shape
+        strength = self.options.deviation * chance(self.options.p, grid, rng)
+        # Channels last, as embedded grids lie in memory.
+        noise = torch.randn((batch, *sides, width), generator=rng, device=grid.device)
+        noise += torch.randn((batch, 1, 1, width), generator=rng, device=grid.device)
+        noise = noise.permute(0, 3, 1, 2)
+        return view._replace(tokens=torch.addcmul(grid, noise, strength[:, None, None, None]))
 
 
 PLUGIN = EmbNoise

@@ -44,10 +44,10 @@ class Geometry(Settings):
 
 
 def draw_warps(
-    batch: int, grid: tuple[int, int], geometry: Geometry, rng: torch.Generator
+    batch: Tensor, grid: tuple[int, int], geometry: Geometry, rng: torch.Generator
 ) -> Tensor:
     """Warps of a batch by their chances, float32 [B,3,3]; the crop is always there."""
-    numbers = torch.rand(batch, _COLUMNS, generator=rng, device=rng.device)
+    numbers = torch.rand(len(batch), _COLUMNS, generator=rng, device=batch.device)
     return _warps(numbers, _by_chance(numbers, geometry), grid, geometry)
 
 

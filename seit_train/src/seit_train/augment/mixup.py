@@ -34,12 +34,11 @@ class Mixup(Augmentation[MixupOptions]):
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> the same shape, with targets if there are any."""
-        grid, targets = view
+        grid, targets, _ = view
         own = draw_shares(self.options.alpha, grid, rng)
         own = torch.where(chance(self.options.p, grid, rng), own, 1.0)
         partner = draw_partners(grid, rng)
-        share = own[:, None, None, None]
-        blended = share * grid + (1 - share) * grid[partner]
+        blended = torch.lerp(grid[partner], grid, own[:, None, None, None])
         return View(blended, mix_targets(targets, 1 - own, partner))
 
 

@@ -21,6 +21,7 @@ class RandomCrop(Augmentation[RandomCropOptions]):
     """Cut a box out of each image."""
 
     space = "any"
+    keeps_masks = True
     Options = RandomCropOptions
 
     def __init__(self, options: RandomCropOptions, around: Surroundings) -> None:
@@ -36,7 +37,12 @@ class RandomCrop(Augmentation[RandomCropOptions]):
             torch.randint(places, (len(tokens),), generator=rng, device=tokens.device)
             for places in room
         )
-        return view._replace(tokens=cut(tokens, top, left, self.size))
+        masks = view.masks
+        if masks is not None:
+            scale = masks.shape[-2] // tokens.shape[-2]
+            sides = self.size[0] * scale, self.size[1] * scale
+            masks = cut(masks, top * scale, left * scale, sides)
+        return View(cut(tokens, top, left, self.size), view.targets, masks)
 
 
 PLUGIN = RandomCrop

@@ -8,9 +8,10 @@ from typing import Annotated, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
-from seit_train.augment.base import Augmentation, Surroundings, View, output_sizes
-from seit_train.augment.crop import CropSize, draw_boxes, refuse_larger, resize_boxes
+from seit_train.augment.base import Augmentation, Embedder, Surroundings, View, output_sizes
+from seit_train.augment.crop import CropSize, draw_boxes, embed_boxes, refuse_larger, resize_boxes
 from seit_train.config import Settings
 
 
@@ -54,9 +55,15 @@ class RandomResizedCrop(Augmentation[ResizedCropOptions]):
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> [B,d,*size]."""
         grid = view.tokens
-        rows, columns = grid.shape[-2:]
-        boxes = draw_boxes(len(grid), (rows, columns), self.options.scale, self.options.ratio, rng)
-        return view._replace(tokens=resize_boxes(grid, boxes, self.size))
+        return view._replace(tokens=resize_boxes(grid, self._draw(grid, rng), self.size))
+
+    def from_ranks(self, view: View, embed: Embedder, rng: torch.Generator) -> View:
+        """Int64 [B,h,w] -> float32 [B,d,*size], embedded and resized at once."""
+        ranks = view.tokens
+        return view._replace(tokens=embed_boxes(ranks, embed, self._draw(ranks, rng), self.size))
+
+    def _draw(self, tokens: Tensor, rng: torch.Generator) -> Tensor:
+        return draw_boxes(tokens, self.options.scale, self.options.ratio, rng)
 
 
 PLUGIN = RandomResizedCrop

@@ -67,7 +67,7 @@ class Roundtrip(Augmentation[RoundtripOptions]):
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Int64 [B,h,w] -> [B,*size]."""
         device = view.tokens.device
-        warps = draw_warps(len(view.tokens), self.grid, self.options.geometry, rng)
+        warps = draw_warps(view.tokens, self.grid, self.options.geometry, rng)
         decoded = self.tokenizer.to_uint8(self.tokenizer.decode(self.ids[view.tokens].cpu()))
         pixels = torch.from_numpy(decoded).to(device).permute(0, 3, 1, 2).float()
         warped = warp(pixels, warps, self.pixels).round().clamp(0, 255).to(torch.uint8)

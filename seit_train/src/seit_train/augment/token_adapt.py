@@ -61,6 +61,7 @@ class AdaptedGeometry(Augmentation[TokenAdaptOptions]):
                 "token_adapt needs a store with a codebook and a known tokenizer. Build the store "
                 "with `tokenstore build`, or leave it out of augment."
             )
+        self.keeps_masks = not (options.mixup or options.cutmix)
         self.model = load_token_adapt(options.weights, around)
         barred, ranks = _ranks_of(self.model.ids, around.codes.ids, options.weights)
         self.register_buffer("codebook", around.codebook.float(), persistent=False)
@@ -69,21 +70,29 @@ class AdaptedGeometry(Augmentation[TokenAdaptOptions]):
 
     def forward(self, view: View, rng: torch.Generator) -> View:
         """Float32 [B,d,h,w] -> [B,d,*size]; in the device's fast precision, as nothing learns."""
-        grid, targets = view
+        grid, targets, masks = view
         precision = resolve_precision("auto", grid.device)
-        warps = draw_warps(len(grid), self.grid, self.options.geometry, rng)
+        warps = draw_warps(grid, self.grid, self.options.geometry, rng)
         sides = 2 * self.size[0], 2 * self.size[1]
         with torch.no_grad(), autocast(precision, grid.device):
             adapted = warp(self.model.adapt(grid).float(), warps, sides)
             adapted, targets = self._mix(adapted, targets, rng)
             best = (self.model.restore(adapted).float() + self.barred).argmax(dim=-1)
         vectors = torch.nn.functional.embedding(self.ranks[best], self.codebook)
-        return View(vectors.permute(0, 3, 1, 2), targets)
+        if masks is not None:
+            masks = self._warp_masks(masks, warps)
+        return View(vectors.permute(0, 3, 1, 2), targets, masks)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns that come in."""
         return self.model.grid
+
+    def _warp_masks(self, masks: Tensor, warps: Tensor) -> Tensor:
+        """Int64 [B,H,W] as the grids go, the nearest class, and -1 for what comes from outside."""
+        scale = masks.shape[-2] // self.grid[0]
+        sides = scale * self.size[0], scale * self.size[1]
+        return warp((masks + 1).float()[:, None], warps, sides, "nearest")[:, 0].long() - 1
 
     def _mix(
         self, adapted: Tensor, targets: Tensor | None, rng: torch.Generator

@@ -33,15 +33,20 @@ def command(
     if (store is None) == (images is None):
         raise UsageError("give either --store STORE or --images DIR: what should RUN be judged on?")
     from seit_train.evaluate.on_images import evaluate_images
+    from seit_train.evaluate.on_pictures import evaluate_pictures
     from seit_train.evaluate.on_store import evaluate_store
     from seit_train.evaluate.trained import load_trained
 
     trained = load_trained(run)
-    if images is not None:
+    if images is not None and not trained.task.reads_ranks:
+        metrics = evaluate_pictures(trained, images, split)
+    elif images is not None:
         metrics = evaluate_images(trained, images, split, weights, config)
     else:
         metrics = evaluate_store(trained, str(store), split or "val")
     if as_json:
         click.echo(json.dumps(metrics))
     else:
-        click.echo("\n".join(f"{name:<10} {value:.6g}" for name, value in metrics.items()))
+        for name, value in metrics.items():
+            for row, number in value.items() if isinstance(value, dict) else [("", value)]:
+                click.echo(f"{' '.join([name, row]).strip():<16} {number:.6g}")

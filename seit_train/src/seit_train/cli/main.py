@@ -6,6 +6,7 @@ imports torch before a command runs, so that `seit-train --help` is quick.
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
@@ -39,36 +40,63 @@ def main() -> None:
             logging.getLogger(package).setLevel(logging.INFO)
 
 
-def training_command(task: str, purpose: str, next_command: str) -> click.Command:
+_RUN_OPTIONS = (
+    click.option(
+        "-o", "--output", required=True, metavar="RUN", help="Folder that the run is written to."
+    ),
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Settings to start from; `seit-train recipes` lists them.  [default: cpu_tiny]",
+    ),
+    click.option(
+        "--init",
+        metavar="RUN|FILE",
+        help="Start from the weights of another run, or of a published DeiT, MAE or SeiT file.",
+    ),
+    click.option(
+        "--resume", is_flag=True, help="Continue the run in RUN; begin it where there is none."
+    ),
+)
+
+Remark = Callable[["Outcome", str], list[str]]  # lines of a report on a run and its store
+
+
+def _run_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of every training, in the order of its help page."""
+    for option in reversed(_RUN_OPTIONS):
+        function = option(function)
+    return function
+
+
+def training_command(
+    task: str,
+    purpose: str,
+    next_command: str,
+    corpus: str = "STORE",
+    remark: Remark | None = None,
+) -> click.Command:
     """The command `seit-train TASK STORE -o RUN ...`.
 
     Args:
         task: name of the task and of the command.
         purpose: what the command does, for its help page.
         next_command: what to do with the run afterwards, with {store} and {run} to fill in.
+        corpus: what it is trained on, as its help page calls it.
+        remark: what else there is to say of a run that has ended.
     """
+    example = {"STORE": "photos.tokenstore", "IMAGES": "photos"}[corpus]
 
     @click.command(
         task,
         help=f"{purpose}\n\nSettings of the recipe are changed with KEY=VALUE, dotted keys and "
         "YAML values, such as optim.weight_decay=0.1. Under torchrun, start it with `python -m "
         "seit_train`.",
-        epilog=f"Example: seit-train {task} photos.tokenstore -o runs/{task} epochs=20",
+        epilog=f"Example: seit-train {task} {example} -o runs/{task} epochs=20",
     )
-    @click.argument("store")
+    @click.argument("store", metavar=corpus)
     @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-    @click.option(
-        "-o", "--output", required=True, metavar="RUN", help="Folder that the run is written to."
-    )
-    @click.option(
-        "--recipe",
-        metavar="NAME|FILE",
-        help="Settings to start from; `seit-train recipes` lists them.  [default: cpu_tiny]",
-    )
-    @click.option("--init", metavar="RUN|CKPT", help="Start from the weights of another run.")
-    @click.option(
-        "--resume", is_flag=True, help="Continue the run in RUN; begin it where there is none."
-    )
+    @_run_options
     def command(
         store: str,
         overrides: tuple[str, ...],
@@ -83,6 +111,8 @@ def training_command(task: str, purpose: str, next_command: str) -> click.Comman
         outcome = train(request)
         if outcome.is_first:
             click.echo(training_report(outcome, next_command.format(store=store, run=output)))
+            for line in [] if remark is None else remark(outcome, store):
+                click.echo(line)
 
     return command
 

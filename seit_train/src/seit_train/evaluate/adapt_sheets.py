@@ -105,7 +105,7 @@ class _Sheets:
             moved = grid.clone()
             moved[:, channel] += _SHIFT * self.codebook.rows[:, channel].std()
             columns[f"channel {channel} shifted"] = self._nearest(moved)
-        columns["ColorAdapt"] = self._nearest(adapt(grid, grid.roll(-1, dims=0)))
+        columns["ColorAdapt"] = self._nearest(adapt(grid, torch.arange(len(grid)).roll(-1)))
         return columns
 
     def _ranks(self, split: Split, numbers: NDArray[np.int64]) -> Tensor:

@@ -8,7 +8,7 @@ classes of the run.
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ def evaluate_images(
     split: str | None = None,
     weights: str | None = None,
     config: str | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Metrics over a folder of pictures.
 
     Args:
@@ -66,6 +66,7 @@ def evaluate_images(
     pictures = labelled_pictures(source.listing(), classes, split)
     device = trained.world.device
     tokenizer = load_run_tokenizer(known, device, weights, config)
+    tokenizer.restrict(known.vocabulary.ids)
     with WorkProgress("evaluating", total=len(pictures), unit="images") as progress:
         batches = TokenizedPictures(source, pictures, tokenizer, known, device, progress)
         metrics = trained.judge(batches)
@@ -103,12 +104,14 @@ def labelled_pictures(
 def load_run_tokenizer(
     known: StoreIdentity, device: torch.device, weights: str | None, config: str | None
 ) -> Tokenizer:
-    """The tokenizer that made the run's store, with its preprocessing, searching its codes only.
+    """The tokenizer that made the run's store, with its preprocessing.
 
     Raises:
+        UsageError: the store did not say which it was.
         Mismatch: the weights or settings found are others.
-        TokenizerError: it cannot search some of its codes only.
     """
+    if not known.preprocess:
+        raise UsageError(f"store '{known.place}' does not say which tokenizer made its tokens")
     tokenizer = load_tokenizer(
         known.tokenizer["name"],
         weights,
@@ -117,7 +120,6 @@ def load_run_tokenizer(
         preprocess=Preprocess.from_json(dict(known.preprocess)),
     )
     tokenizer.check_made("the store of this run", known.tokenizer)
-    tokenizer.restrict(known.vocabulary.ids)
     return tokenizer
 
 

@@ -2,8 +2,9 @@
 
 A ratio is drawn for each step; that share of the positions is masked. A constant number of the
 masked positions is dropped before the encoder, so that its sequence length never changes; the
-other masked ones enter as mask tokens (SeiT++ section 3.1, after MAGE). Nothing here waits for the
-device: the number of masked positions is decided on the host.
+other masked ones enter as mask tokens (SeiT++ section 3.1, after MAGE, section 3). Two views of an
+image may be asked to see disjoint positions (LUT). Nothing here waits for the device: the number of
+masked positions is decided on the host.
 """
 
 import math
@@ -20,7 +21,13 @@ _Ratio = Annotated[float, Field(gt=0, le=1)]
 class MaskConfig(BaseModel):
     """The normal distribution of the mask ratio, truncated to [low, high].
 
-    `low` is also the share of positions that is dropped before the encoder.
+    Attributes:
+        low: least share of the positions that is masked.
+        high: greatest share.
+        mean: of the normal distribution before it is truncated.
+        deviation: its standard deviation.
+        dropped: share of all positions that is dropped before the encoder, chosen among the masked
+            ones; null means `low`, as published, and 0 keeps every mask token in the encoder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,12 +36,21 @@ class MaskConfig(BaseModel):
     high: _Ratio = 1.0
     mean: float = 0.45
     deviation: Annotated[float, Field(gt=0)] = 0.25
+    dropped: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low > self.high:
             raise ValueError(f"mask ratios reach from low={self.low} down to high={self.high}")
+        if self.dropped is not None and self.dropped > self.low:
+            raise ValueError(
+                f"dropped={self.dropped} of the positions cannot all be masked where low={self.low}"
+            )
         return self
+
+    def count_dropped(self, positions: int) -> int:
+        """How many of an image's positions never enter the encoder."""
+        return count_masked(self.low if self.dropped is None else self.dropped, positions)
 
 
 class MaskPlan(NamedTuple):
@@ -66,13 +82,44 @@ def draw_plan(shape: tuple[int, int], config: MaskConfig, rng: torch.Generator) 
     generator with the seed of `rng`, whose own stream stays on the device. Two plans of one step
     therefore share their ratio, and CPU and GPU draw the same one.
     """
+    order, masked = _draw_order(shape, config, rng)
+    return _plan(order, masked, config)
+
+
+def draw_disjoint_plans(
+    shape: tuple[int, int], config: MaskConfig, rng: torch.Generator
+) -> tuple[MaskPlan, MaskPlan]:
+    """Plans for two views of the same images that see different positions (LUT, section 3).
+
+    The views share a random order of the positions: one sees its last ones, the other as many
+    before these. Each of them sees at least one position.
+
+    Raises:
+        ValueError: with less than half of the positions masked there are not enough.
+    """
+    order, masked = _draw_order(shape, config, rng)
+    masked = min(masked, shape[1] - 1)
+    seen = shape[1] - masked
+    if seen > masked:
+        raise ValueError(f"two views cannot each see {seen} of {shape[1]} positions for themselves")
+    return _plan(order, masked, config), _plan(order.roll(seen, dims=1), masked, config)
+
+
+def _draw_order(
+    shape: tuple[int, int], config: MaskConfig, rng: torch.Generator
+) -> tuple[Tensor, int]:
+    """A random order of the positions of each image, and how many of them are masked."""
     twin = torch.Generator().manual_seed(rng.initial_seed())
     ratio = float(ratio_at(torch.rand((), dtype=torch.float64, generator=twin), config))
     order = torch.rand(shape, generator=rng, device=rng.device).argsort(dim=1)
-    masked = count_masked(ratio, shape[1])
-    return plan_of(order, torch.full_like(order[:, :1], masked), config)._replace(
-        masked=order[:, :masked]
-    )
+    return order, count_masked(ratio, shape[1])
+
+
+def _plan(order: Tensor, masked: int, config: MaskConfig) -> MaskPlan:
+    """The plan that masks as many positions of each image, the first ones of its order."""
+    counts = torch.full_like(order[:, :1], masked)
+    plan = plan_of(order, counts, config.count_dropped(order.shape[1]))
+    return plan._replace(masked=order[:, :masked])
 
 
 def fixed_plan(index: Tensor, positions: int, config: MaskConfig) -> tuple[MaskPlan, Tensor]:
@@ -94,18 +141,17 @@ def fixed_plan(index: Tensor, positions: int, config: MaskConfig) -> tuple[MaskP
     counts = (ratio_at(quantile, config) * positions).ceil().long().clamp(max=positions)
     place = torch.arange(positions, device=index.device)
     order = hash32(index[:, None] * positions + place).argsort(dim=1, stable=True)
-    return plan_of(order, counts[:, None], config)._replace(masked=order), counts
+    return plan_of(order, counts[:, None], config.count_dropped(positions)), counts
 
 
-def plan_of(order: Tensor, masked: Tensor, config: MaskConfig) -> MaskPlan:
+def plan_of(order: Tensor, masked: Tensor, dropped: int) -> MaskPlan:
     """The plan that masks the first positions of an order; all of the order is in `masked` yet.
 
     Args:
         order: int64 [B,N], the positions of each image in the order in which they are masked.
         masked: int64 [B,1], how many are.
-        config: whose `low` says how many of them are dropped.
+        dropped: how many of these, the same for all images, never enter the encoder.
     """
-    dropped = count_masked(config.low, order.shape[1])
     place = torch.arange(dropped, order.shape[1], device=order.device)
     return MaskPlan(order[:, dropped:], place < masked, order)
 

@@ -1,11 +1,13 @@
-"""The encoder-decoder of masked token modelling (SeiT++ section 3.1 and appendix, after MAGE).
+"""Models that predict ranks under a mask: what all of them share, and the one of SeiT++.
 
-The encoder is the token ViT with an id embedding in its stem; it sees the kept positions only. A
-small decoder gets its output back in place, fills the dropped positions, and predicts the ranks
-of the masked ones by comparison with the id embedding. Masks are drawn elsewhere; so is the loss.
+The encoder is the token ViT with an id embedding in its stem; it sees the kept positions only
+(`MaskedModel`). Ranks are predicted by comparison with the id embedding (`RankPredictor`). In
+SeiT++ (section 3.1 and appendix, after MAGE, section 3) a small decoder stands between the two,
+which gets the encoder's output back in place and fills the dropped positions (`MtmModel`). Masks
+are drawn elsewhere; so is the loss.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self, overload
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +15,7 @@ from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from seit_train.models.dropout import use_device_dropout
 from seit_train.models.masking import MaskPlan
 from seit_train.models.stem import STEMS
 from seit_train.models.vit import (
@@ -52,24 +55,137 @@ class DecoderConfig(BaseModel):
         return self
 
 
-class MtmModel(nn.Module):
-    """Predicts the ranks under a mask. `encoder.*` are the names of a `TokenViT`."""
+class Masked(NamedTuple):
+    """Ranks int64 [B,h,w], and which of them a model sees."""
 
-    def __init__(self, encoder: TokenViT, config: DecoderConfig) -> None:
-        """Put a decoder behind an encoder without a head.
+    ranks: Tensor
+    plan: MaskPlan
+
+
+class Prediction(NamedTuple):
+    """What a model says of two views of the same images.
+
+    Attributes:
+        logits: float [B,M,patch*patch,K] of the masked ranks of the first view; None where the
+            model predicts none.
+        context: float [B], what the model's `Context` says of each image.
+    """
+
+    logits: Tensor | None
+    context: Tensor
+
+
+class Context(nn.Module):
+    """What is learnt from two views of an image beside their ranks: the law of such losses."""
+
+    def forward(
+        self, model: "MaskedModel", first: Masked, encoded: Tensor, second: Masked
+    ) -> Tensor:
+        """A loss for each image, float [B].
+
+        Args:
+            model: the one that owns this module, and whose encoder is trained.
+            first: the first view.
+            encoded: float [B,1+V,width], what the model's encoder makes of it.
+            second: the second view.
+        """
+        raise NotImplementedError
+
+
+class MaskedModel(nn.Module):
+    """An encoder under a mask. `encoder.*` are the names of a `TokenViT`.
+
+    Masked positions that enter get one learned vector in place of what the stem makes of them.
+    Where windows do not overlap, that is MAGE's mask id in another place, and the class token is
+    its fake class id. Outside the table of ids they leave its rows to the ranks, so that it can
+    grow with a vocabulary and goes over to classifiers as it is.
+    """
+
+    def __init__(self, encoder: TokenViT) -> None:
+        """Take an encoder without a head.
 
         Args:
             encoder: its stem has an id embedding and windows that do not overlap.
-            config: the decoder's size.
         """
         super().__init__()
-        ids = encoder.patch_embed.ids
-        if ids is None:
+        if encoder.patch_embed.ids is None:
             raise TypeError("masked token modelling needs a stem with an id embedding")
-        width, patch = encoder.cls_token.shape[-1], STEMS[encoder.patch_embed.stem].kernel
         self.encoder = encoder
-        self.patch = patch
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.patch = STEMS[encoder.patch_embed.stem].kernel
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.cls_token.shape[-1]))
+        self.context: Context | None = None
+
+    @overload
+    def forward(self, ranks: Tensor, plan: MaskPlan) -> Tensor: ...
+    @overload
+    def forward(self, ranks: Tensor, plan: MaskPlan, other: Masked) -> Prediction: ...
+    def forward(
+        self, ranks: Tensor, plan: MaskPlan, other: Masked | None = None
+    ) -> Tensor | Prediction | None:
+        """Int64 [B,h,w] and a plan -> logits [B,M,patch*patch,K] of `plan.masked`, in its order.
+
+        With another view of the same images, also what the model's context says of the two. Ranks
+        under the mask are read by nobody but the caller's loss.
+        """
+        encoded = self.encode(ranks, plan)
+        logits = self.logits(encoded, plan)
+        if other is None:
+            return logits
+        if self.context is None:
+            raise TypeError(f"this {type(self).__name__} learns nothing from a second view")
+        return Prediction(logits, self.context(self, Masked(ranks, plan), encoded, other))
+
+    def encode(self, ranks: Tensor, plan: MaskPlan) -> Tensor:
+        """Int64 [B,h,w] -> float [B,1+V,width]: class token and kept positions, normed."""
+        patches = take_rows(self.encoder.tokenize(ranks), plan.kept)
+        patches = torch.where(plan.hidden[..., None], self.mask_token.to(patches.dtype), patches)
+        positions = self.encoder.pos_embed[0, 1:].to(patches.dtype)
+        encoded: Tensor = self.encoder.norm(self.encoder.encode(patches + positions[plan.kept]))
+        return encoded
+
+    def logits(self, encoded: Tensor, plan: MaskPlan) -> Tensor | None:
+        """What `encode` gives -> logits as in `forward`; an encoder alone predicts none."""
+        return None
+
+
+class RankPredictor(MaskedModel):
+    """A masked model with the head that all of them share."""
+
+    def __init__(self, encoder: TokenViT, width: int) -> None:
+        """Add a head for vectors of `width` channels; whoever derives from this initialises it."""
+        super().__init__(encoder)
+        table = encoder.get_parameter("patch_embed.ids.table.weight")
+        codes, channels = table.shape
+        self.decoder_head = nn.Linear(width, self.patch * self.patch * channels)
+        self.decoder_head_act = nn.GELU()
+        self.decoder_head_norm = LayerNorm(channels)
+        self.decoder_head_bias = nn.Parameter(torch.zeros(codes))
+
+    def predict(self, vectors: Tensor) -> Tensor:
+        """Float [B,M,width of the head] -> logits [B,M,patch*patch,K].
+
+        The published order is: un-patch, GELU, norm, product. All of it works on each id alone, so
+        only the masked positions take part.
+        """
+        vectors = self.decoder_head(vectors).unflatten(-1, (self.patch * self.patch, -1))
+        vectors = self.decoder_head_norm(self.decoder_head_act(vectors))
+        # Detached: the table learns as an input only, else the easiest way down is to shrink it.
+        table = self.encoder.get_parameter("patch_embed.ids.table.weight").detach()
+        return nn.functional.linear(vectors, table, self.decoder_head_bias)
+
+
+class MtmModel(RankPredictor):
+    """The encoder-decoder of SeiT++ and of MAGE, which differ in their sizes."""
+
+    def __init__(self, encoder: TokenViT, config: DecoderConfig) -> None:
+        """Put a decoder behind an encoder.
+
+        Args:
+            encoder: as in `MaskedModel`.
+            config: the decoder's size.
+        """
+        super().__init__(encoder, config.width)
+        width = encoder.cls_token.shape[-1]
         self.decoder_embed = nn.Linear(width, config.width)
         self.decoder_pos_embed = nn.Parameter(sincos_positions(encoder.positions, config.width))
         if config.padding == "learned":
@@ -86,27 +202,12 @@ class MtmModel(nn.Module):
             for _ in range(config.depth)
         )
         self.decoder_norm = LayerNorm(config.width)
-        self.decoder_head = nn.Linear(config.width, patch * patch * ids.width)
-        self.decoder_head_act = nn.GELU()
-        self.decoder_head_norm = LayerNorm(ids.width)
-        self.decoder_head_bias = nn.Parameter(torch.zeros(ids.table.num_embeddings))
         init_transformer(self)
+        use_device_dropout(self)
 
-    def forward(self, ranks: Tensor, plan: MaskPlan) -> Tensor:
-        """Int64 [B,h,w] and a plan -> logits [B,M,patch*patch,K] of `plan.masked`, in its order.
-
-        Ranks under the mask are read by nobody but the caller's loss.
-        """
-        decoded = self.decode(self.encode(ranks, plan), plan)
-        return self.predict(take_rows(decoded, 1 + plan.masked))
-
-    def encode(self, ranks: Tensor, plan: MaskPlan) -> Tensor:
-        """Int64 [B,h,w] -> float [B,1+V,width]: class token and kept positions, normed."""
-        patches = take_rows(self.encoder.tokenize(ranks), plan.kept)
-        patches = torch.where(plan.hidden[..., None], self.mask_token.to(patches.dtype), patches)
-        positions = self.encoder.pos_embed[0, 1:].to(patches.dtype)
-        encoded: Tensor = self.encoder.norm(self.encoder.encode(patches + positions[plan.kept]))
-        return encoded
+    def logits(self, encoded: Tensor, plan: MaskPlan) -> Tensor:
+        """Float [B,1+V,width] -> logits [B,M,patch*patch,K], through the decoder."""
+        return self.predict(take_rows(self.decode(encoded, plan), 1 + plan.masked))
 
     def decode(self, encoded: Tensor, plan: MaskPlan) -> Tensor:
         """Float [B,1+V,width] -> float [B,1+N,decoder width]: all positions in place, normed."""
@@ -119,24 +220,19 @@ class MtmModel(nn.Module):
         normed: Tensor = self.decoder_norm(decoded)
         return normed
 
-    def predict(self, decoded: Tensor) -> Tensor:
-        """Float [B,M,decoder width] -> logits [B,M,patch*patch,K].
-
-        The published order is: un-patch, GELU, norm, product. All of it works on each id alone, so
-        only the masked positions take part.
-        """
-        vectors = self.decoder_head(decoded).unflatten(-1, (self.patch * self.patch, -1))
-        vectors = self.decoder_head_norm(self.decoder_head_act(vectors))
-        # Detached: the table learns as an input only, else the easiest way down is to shrink it.
-        table = self.encoder.get_parameter("patch_embed.ids.table.weight").detach()
-        return nn.functional.linear(vectors, table, self.decoder_head_bias)
-
 
 def patch_ranks(ranks: Tensor, patch: int) -> Tensor:
     """The ranks under each token, as `MtmModel` orders them: int64 [B,h,w] -> [B,N,patch*patch]."""
     batch, rows, columns = ranks.shape
     split = ranks.reshape(batch, rows // patch, patch, columns // patch, patch)
     return split.transpose(2, 3).reshape(batch, -1, patch * patch)
+
+
+def unpatch(values: Tensor, size: tuple[int, int], patch: int) -> Tensor:
+    """The reverse of `patch_ranks`: [B,N,patch*patch] -> [B,*size]."""
+    rows, columns = size[0] // patch, size[1] // patch
+    split = values.reshape(len(values), rows, columns, patch, patch)
+    return split.transpose(2, 3).reshape(len(values), *size)
 
 
 def take_rows(rows: Tensor, places: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TrainingError
 
-StemName = Literal["conv4x4", "conv2x2", "conv2x2-stride1", "linear"]
+StemName = Literal["conv4x4", "conv2x2", "conv2x2-stride1", "linear", "patch16"]
 
 
 class Window(NamedTuple):
@@ -27,12 +27,14 @@ class Window(NamedTuple):
 
 
 # Table 6 of SeiT: conv4x4 74.0, conv2x2 73.1, linear 58.6 top-1. The 4x4 windows overlap, so masked
-# modelling takes 2x2. Stride 1 is for the coarse grids of stride-16 tokenizers.
+# modelling takes 2x2. Stride 1 is for the coarse grids of stride-16 tokenizers. patch16 is ViT's
+# own, for pictures: grids of three channels.
 STEMS: dict[StemName, Window] = {
     "conv4x4": Window(4, 2, 1),
     "conv2x2": Window(2, 2, 0),
     "conv2x2-stride1": Window(2, 1, 0),
     "linear": Window(1, 1, 0),
+    "patch16": Window(16, 16, 0),
 }
 
 
@@ -118,6 +120,9 @@ class StemAdapter(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Float [B,d,h,w], or int64 [B,h,w] with an id embedding -> float [B,positions,width]."""
-        grid = tokens if self.ids is None else self.ids(tokens)
-        projected: Tensor = self.proj(grid)
+        projected: Tensor = self.proj(self.embedded(tokens))
         return projected.flatten(2).transpose(1, 2)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """The vectors that the windows slide over, float [B,d,h,w]."""
+        return tokens if self.ids is None else self.ids(tokens)

@@ -7,7 +7,8 @@ caller's business; so is reading files.
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from tokenstore.errors import TrainingError
 
-_ID_TABLES = ("patch_embed.ids.table.weight", "decoder_head_bias")
+_ID_TABLES = (".ids.table.weight", "decoder_head_bias")
 
 
 class Transfer(NamedTuple):
@@ -53,6 +54,7 @@ def transfer(
             f"none of the {len(weights)} weights to start from fits the model: it has names such as"
             f" '{next(iter(state))}', they have '{next(iter(weights), 'nothing')}'"
         )
+    _refuse_other_depth(usable, weights, state)
     resized = sorted(name for name, weight in usable.items() if weight.shape != state[name].shape)
     with torch.no_grad():
         for name, weight in usable.items():
@@ -63,6 +65,45 @@ def transfer(
         new=sorted(set(state) - set(usable)),
         unused=sorted(set(weights) - set(usable)),
     )
+
+
+def exchanged_stem(
+    state: Mapping[str, Tensor], weights: Mapping[str, Tensor], stem: str = "patch_embed."
+) -> tuple[str, ...]:
+    """The stem among what stays fresh, where it and the weights' stem were fed something else.
+
+    Ranks, embedded grids and pixels are told apart by the id embedding, and where there is none by
+    the shape of the convolution.
+
+    Args:
+        state: of the model.
+        weights: by the model's own names.
+        stem: how its names begin in both.
+    """
+    kinds = []
+    for names in (state, weights):
+        kernel = names.get(f"{stem}proj.weight")
+        has_ids = f"{stem}ids.table.weight" in names
+        kinds.append((has_ids, None if kernel is None or has_ids else kernel.shape))
+    return () if kinds[0] == kinds[1] else (stem,)
+
+
+def _refuse_other_depth(
+    usable: Mapping[str, Tensor], weights: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> None:
+    """Refuse to leave some blocks of an encoder random, or to leave some of the weights' out."""
+    counts = [_count_blocks(names) for names in (weights, state)]
+    if _count_blocks(usable) and counts[0] != counts[1]:
+        raise TrainingError(
+            f"the weights to start from have {counts[0]} blocks, the model {counts[1]}. Set the "
+            "model's depth to theirs."
+        )
+
+
+def _count_blocks(names: Iterable[str]) -> int:
+    """Blocks of a ViT or of an encoder: the highest number in `blocks.N.`, and one."""
+    found = (re.match(r"(?:encoder\.)?blocks\.(\d+)\.", name) for name in names)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def _fitted(name: str, weight: Tensor, target: Tensor, positions: tuple[int, int]) -> Tensor:

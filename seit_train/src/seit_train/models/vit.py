@@ -5,7 +5,8 @@ Fed by a stem, with a class token that is kept and a head that reads the mean of
 without a head, so that its weights carry over by name. timm's `Block` does the work.
 """
 
-from typing import Annotated, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,31 +15,57 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from seit_train.models.dropout import use_device_dropout
 from seit_train.models.stem import StemAdapter, count_positions
 
 _Positive = Annotated[int, Field(gt=0)]
+SizeName = Literal["Ti", "S", "B", "L"]
+
+# Ti, S and B as in DeiT (arXiv 2012.12877, Table 1), L as in ViT (arXiv 2010.11929, Table 1).
+SIZES: dict[SizeName, dict[str, int]] = {
+    "Ti": {"width": 192, "depth": 12, "heads": 3},
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+}
 
 
 class VitConfig(BaseModel):
-    """Size of a transformer and its stochastic depth.
-
-    Published (DeiT, Table 1), as width/depth/heads: Ti 192/12/3, S 384/12/6, B 768/12/12.
+    """Size of a transformer, its dropout and its stochastic depth.
 
     Attributes:
+        size: a published size, in place of width, depth and heads.
         width: channels of a token.
         depth: number of blocks.
         heads: attention heads of a block; they share the width.
         mlp_ratio: hidden width of a block's MLP in widths.
+        dropout: on attention weights and on the outputs of attention and MLP.
         drop_path: chance that the last block is skipped for an image; earlier ones linearly less.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    size: SizeName | None = None
     width: _Positive = 384
     depth: _Positive = 12
     heads: _Positive = 6
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, values: Any) -> Any:
+        size = values.get("size") if isinstance(values, dict) else None
+        if size not in SIZES:
+            return values
+        for key, number in SIZES[size].items():
+            if values.get(key, number) != number:
+                raise ValueError(
+                    f"size {size} means {key}={number}, and {key}={values[key]} is set as well: "
+                    "leave out one of them"
+                )
+        return {**values, **SIZES[size]}
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -105,6 +132,7 @@ class TokenViT(nn.Module):
         """
         super().__init__()
         width, depth = config.width, config.depth
+        self.num_features = width
         self.positions = count_positions(stem.stem, grid)
         self.patch_embed = stem
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -120,6 +148,8 @@ class TokenViT(nn.Module):
                 config.heads,
                 mlp_ratio=config.mlp_ratio,
                 qkv_bias=True,
+                proj_drop=config.dropout,
+                attn_drop=config.dropout,
                 drop_path=rate,
                 attn_layer=DeviceAttention,
             )
@@ -128,6 +158,7 @@ class TokenViT(nn.Module):
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, classes) if classes else nn.Identity()
         init_transformer(self)
+        use_device_dropout(self)
 
     def tokenize(self, tokens: Tensor) -> Tensor:
         """A batch as the stem takes it -> float [B,N,width], positions not yet added."""
@@ -144,6 +175,24 @@ class TokenViT(nn.Module):
         for block in self.blocks:
             encoded = block(encoded)
         return encoded
+
+    def maps(self, tokens: Tensor, behind: Sequence[int]) -> list[Tensor]:
+        """What some of the blocks give, as maps: float [B,width,rows,columns] each.
+
+        Args:
+            tokens: a batch as the stem takes it.
+            behind: numbers of those blocks, rising.
+        """
+        patches = self.tokenize(tokens)
+        embedded = patches + self.pos_embed[:, 1:].to(patches.dtype)
+        first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
+        encoded = torch.cat([first.expand(len(patches), -1, -1), embedded], dim=1)
+        found = []
+        for number, block in enumerate(self.blocks):
+            encoded = block(encoded)
+            if number in behind:
+                found.append(encoded[:, 1:].transpose(1, 2).unflatten(2, self.positions))
+        return found
 
     def forward(self, tokens: Tensor) -> Tensor:
         """A batch as the stem takes it -> float [B,classes] (or [B,width] without a head)."""

@@ -11,14 +11,30 @@ A file of this folder defines one subclass and names it in the module constant `
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seit_train.augment.base import Codes, Surroundings
 from seit_train.config import RunConfig
-from seit_train.data import TokenBatch
+from seit_train.data import Batches, TokenBatch, evaluation_loader, training_loader
+from seit_train.distributed import World
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What the masks of a store are.
+
+    Attributes:
+        size: rows and columns of every mask.
+        classes: names in the order of their numbers.
+        ignore: the number of pixels whose class is not known, or None.
+    """
+
+    size: tuple[int, int]
+    classes: tuple[str, ...]
+    ignore: int | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class StoreFacts:
         classes: class names in label order; empty where the store has no labels.
         counts: int64 [K], how often each rank occurs in the train split.
         codes: what the ranks mean, or None where nobody knows.
+        masks: what its masks are, or None where there are none.
     """
 
     vocabulary_size: int
@@ -40,6 +57,13 @@ class StoreFacts:
     classes: tuple[str, ...]
     counts: Tensor
     codes: Codes | None = None
+    masks: MaskFacts | None = None
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a grid position along a side; 8, as of ViT-VQGAN, where nobody knows."""
+        size = None if self.codes is None else self.codes.preprocess.get("size")
+        return int(size[0]) // self.grid[0] if size else 8
 
     @property
     def surroundings(self) -> Surroundings:
@@ -72,6 +96,13 @@ class Task(ABC):
     best_metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     uses_labels: ClassVar[bool] = True
+    reads_ranks: ClassVar[bool] = True  # False: pictures from a folder, see `seit_train.pictures`
+    uses_masks: ClassVar[bool] = False
+
+    @property
+    def uses_classes(self) -> bool:
+        """Whether the names of classes, of images or of pixels, mean something to it."""
+        return self.uses_labels or self.uses_masks
 
     def __init__(self, config: RunConfig, facts: StoreFacts) -> None:
         """Keep configuration and store facts; refuse a recipe that does not fit the store.
@@ -110,6 +141,29 @@ class Task(ABC):
         Raises:
             TrainingError: nothing fits, or a shape differs where it must not.
         """
+
+    def training_batches(self, split: Any, world: World) -> Batches:
+        """Full, shuffled batches of a split, over all processes.
+
+        Raises:
+            UsageError: the batch cannot be divided as asked, or is larger than an epoch.
+        """
+        return training_loader(split, self.config, world, masks=self.uses_masks)
+
+    def evaluation_batches(self, split: Any, world: World) -> Batches:
+        """Every image of a split once an epoch, in its order, over all processes together."""
+        return evaluation_loader(split, self.config, world, masks=self.uses_masks)
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """What a task does to its (unwrapped) model after each step of the optimizer.
+
+        The same on every process; nothing is random here.
+
+        Args:
+            model: as `build_model` made it.
+            progress: share of the run that is done, 0..1.
+        """
+        return
 
     def origin(self) -> dict[str, str]:
         """String facts to keep beside the weights, besides those that every run keeps."""

@@ -1,25 +1,35 @@
 """Classification from tokens: SeiT (section 3), and the fine-tuning of SeiT++.
 
-Ranks are embedded with the codebook and augmented there; a ViT with a stem adapter predicts the
-class from the result. After masked token modelling the input is ranks instead, through the id
-embedding that was learnt there (`model.embedding: ids`).
+Ranks are embedded with the codebook and augmented there; a ViT with a stem adapter, or a ResNet
+with an enlarging stem, predicts the class from the result. After masked token modelling the input
+is ranks instead, through the id embedding that was learnt there (`model.embedding: ids`).
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from seit_train.augment.compose import Policy, PolicyEntries
 from seit_train.config import RunConfig, Share
 from seit_train.data import TokenBatch
-from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook, Metric
+from seit_train.models.probe import LinearProbe
+from seit_train.models.resnet import EnlargingStem, ResNetName, TokenResNet
+from seit_train.models.resnet import layer_of as resnet_layer_of
 from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, StemName, count_positions
-from seit_train.models.transfer import transfer
+from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
+from seit_train.scoring import (
+    Scored,
+    hits,
+    labels_of,
+    refuse_single_class,
+    smooth_targets,
+    soft_loss,
+)
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
 
@@ -28,11 +38,14 @@ class ClassifierConfig(VitConfig):
     """The ViT and what it is fed.
 
     Attributes:
+        backbone: the ViT, or a ResNet in its place: it has sizes and a stem of its own, so that of
+            the keys of a ViT it only takes drop_path.
         stem: windows of the first convolution.
         embedding: rows of the codebook, or a learned embedding of the ranks.
         ids: that learned embedding.
     """
 
+    backbone: Literal["vit", ResNetName] = "vit"
     stem: StemName = "conv4x4"
     embedding: Literal["codebook", "ids"] = "codebook"
     ids: IdConfig = IdConfig()
@@ -46,6 +59,7 @@ class ClassifyConfig(RunConfig):
         augment: the policy; its default is SeiT's for ImageNet-1k.
         requantise: how augmented vectors become ranks again, where the model takes ranks.
         label_smoothing: share of the target that is spread over all classes.
+        probe: linear trains one layer on the frozen features of the weights that `--init` gives.
     """
 
     model: ClassifierConfig = ClassifierConfig()
@@ -57,6 +71,7 @@ class ClassifyConfig(RunConfig):
     )
     requantise: Metric = "cosine"
     label_smoothing: Share = 0.1
+    probe: Literal["none", "linear"] = "none"
 
 
 class Classification(Task):
@@ -75,83 +90,82 @@ class Classification(Task):
                 "classification needs labels, and this store has none. Build it from a folder of "
                 "class folders."
             )
+        refuse_single_class(facts.classes)
         codebook = facts.codebook
         embed = None if codebook is None else Codebook(codebook, config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
         self.policy = Policy(config.augment, facts.surroundings, embed, output)
-        count_positions(config.model.stem, self.policy.size)  # refuses what does not fit
+        if config.model.backbone == "vit":
+            count_positions(config.model.stem, self.policy.size)  # refuses what does not fit
 
-    def build_model(self) -> TokenViT:
-        """A ViT for the crops that the policy makes, one output a class."""
+    def build_model(self) -> nn.Module:
+        """A backbone for the crops that the policy makes, one output a class."""
+        classes = len(self.facts.classes)
+        if self.config.probe == "linear":
+            backbone = self._make_backbone(0)
+            return LinearProbe(backbone, backbone.num_features, classes)
+        return self._make_backbone(classes)
+
+    def _make_backbone(self, classes: int) -> TokenViT | TokenResNet:
         model, facts = self.config.model, self.facts
         source: int | IdEmbedding
         if model.embedding == "ids":
             source = IdEmbedding(facts.vocabulary_size, model.ids, facts.codebook)
         else:
             source = 0 if facts.codebook is None else facts.codebook.shape[1]
+        if model.backbone != "vit":
+            enlarging = EnlargingStem(source, facts.stride)
+            return TokenResNet(model.backbone, enlarging, classes, model.drop_path)
         stem = StemAdapter(model.stem, model.width, source)
-        return TokenViT(stem, self.policy.size, model, classes=len(facts.classes))
+        return TokenViT(stem, self.policy.size, model, classes=classes)
 
     def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
         """Mean cross-entropy with smoothed and, after mixing, soft targets."""
         targets = smooth_targets(
-            _labels(batch), len(self.facts.classes), self.config.label_smoothing
+            labels_of(batch), len(self.facts.classes), self.config.label_smoothing
         )
         view = self.policy.to(batch.ranks.device)(batch.ranks, targets, rng)
-        logits = model(view.tokens).float()
-        losses = functional.cross_entropy(logits, view.targets, reduction="none")
-        valid = batch.valid.float()
-        return StepResult((losses * valid).sum() / valid.sum().clamp(min=1), {})
+        targets = view.targets if view.targets is not None else targets
+        return StepResult(soft_loss(model(view.tokens), targets, batch.valid), {})
 
     def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
-        """`val_loss` against the hard labels, and the shares of images with the label in the top.
-
-        Where there are fewer than five classes, `val_top5` looks at all of them.
-        """
+        """Loss, top-1 and top-5 of centre crops; see `seit_train.scoring.hits`."""
         device = next(model.parameters()).device
-        sums = torch.zeros(4, dtype=torch.float64, device=device)
-        policy = self.policy.to(device)
-        for batch in batches:
-            logits, labels = model(policy.plain(batch.ranks)).float(), _labels(batch)
-            losses = functional.cross_entropy(logits, labels, reduction="none")
-            best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-            figures = [losses, best[:, 0], best.any(dim=1), torch.ones_like(losses)]
-            sums += torch.stack([figure[batch.valid].double().sum() for figure in figures])
-        loss, top1, top5, images = sum_over_processes(sums).tolist()
-        return {"val_loss": loss / images, "val_top1": top1 / images, "val_top5": top5 / images}
+        scored = (
+            Scored(self.logits(model, batch), labels_of(batch), batch.valid) for batch in batches
+        )
+        return hits(scored, device)
+
+    def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
+        """What the model says of plain centre crops, float32 [B,classes]."""
+        plain = self.policy.to(batch.ranks.device).plain(batch.ranks)
+        logits: Tensor = model(plain).float()
+        return logits
 
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
-        """Start from the encoder of a masked run, or from another classifier.
+        """Start from the encoder of a masked run, from another classifier, or from a published ViT.
 
-        A head of other classes stays fresh, and so does the stem where one of the two runs embeds
-        by codebook and the other by ids: equal shapes would not make their weights the same.
+        A head of other classes stays fresh, and so does the stem where it was fed something else:
+        pixels, other vectors, or ids instead of the codebook.
         """
-        if not isinstance(model, TokenViT):
+        model = model.backbone if isinstance(model, LinearProbe) else model
+        if not isinstance(model, TokenViT | TokenResNet):
             raise TypeError(f"expected the model of this task, got {type(model).__name__}")
-        weights = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
-        fresh: tuple[str, ...] = ()
-        if "head.weight" in weights and len(weights["head.weight"]) != len(self.facts.classes):
-            fresh += ("head.",)
-        has_ids = "patch_embed.ids.table.weight" in weights
-        if has_ids != (self.config.model.embedding == "ids"):
-            fresh += ("patch_embed.",)
-        return InitReport(*transfer(model, weights, model.positions, fresh=fresh))
+        head, stem = ("head", "patch_embed") if isinstance(model, TokenViT) else ("fc", "conv1")
+        weights = {re.sub(r"^(encoder|backbone)\.", "", n): w for n, w in weights.items()}
+        fresh = exchanged_stem(model.state_dict(), weights, f"{stem}.")
+        outputs = weights.get(f"{head}.weight")
+        if outputs is not None and len(outputs) != len(self.facts.classes):
+            fresh += (f"{head}.",)
+        positions = model.positions if isinstance(model, TokenViT) else self.policy.size
+        return InitReport(*transfer(model, weights, positions, fresh=fresh))
 
     def layer_of(self, parameter: str) -> int:
         """Stem and positions, blocks, head, as timm groups them."""
-        return layer_of(parameter, self.config.model.depth)
-
-
-def smooth_targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Int64 [B] -> float32 [B,classes]: 1 - smoothing on the label, the rest spread over all."""
-    is_label = labels[:, None] == torch.arange(classes, device=labels.device)
-    return is_label * (1 - smoothing) + smoothing / classes
-
-
-def _labels(batch: TokenBatch) -> Tensor:
-    if batch.labels is None:
-        raise TrainingError("a split without labels cannot be classified; choose another split")
-    return batch.labels
+        model, name = self.config.model, parameter.removeprefix("backbone.")
+        if model.backbone != "vit":
+            return resnet_layer_of(name, model.backbone)
+        return layer_of(name, model.depth)
 
 
 PLUGIN = Classification

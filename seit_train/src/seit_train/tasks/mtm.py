@@ -1,65 +1,76 @@
-"""Masked token modelling: predict the ranks under a mask (SeiT++ section 3.1).
+"""Masked token modelling: predict the ranks under a mask (SeiT++ section 3.1), and its neighbours.
 
 The augmentations act on codebook vectors; every position of their result is turned back into the
-nearest rank, and those ranks are both input and target. What is learnt is the encoder, which
-classification starts from.
+nearest rank, and those ranks are both input and target. How a loss is made of them is the method's
+business (`seit_train.methods`, docs/methods.md); here they get their views, are averaged and are
+judged. What is learnt is the encoder, which classification starts from.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from seit_train.augment.compose import Policy, PolicyEntries
-from seit_train.config import RunConfig, Settings
+from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
 from seit_train.embed import Codebook, Metric
-from seit_train.models.masking import MaskConfig, draw_plan, fixed_plan
-from seit_train.models.mtm import DecoderConfig, MtmModel, patch_ranks
-from seit_train.models.stem import STEMS, IdConfig, IdEmbedding, StemAdapter, count_positions
-from seit_train.models.transfer import transfer
-from seit_train.models.vit import TokenViT, VitConfig, layer_of
+from seit_train.methods.base import Completion, Method, MtmModelConfig, Scene
+from seit_train.methods.lut import Lut, LutOptions
+from seit_train.methods.mage import Mage, MageOptions
+from seit_train.methods.mtm import Mtm
+from seit_train.methods.simmim import Simmim
+from seit_train.models.masking import MaskConfig
+from seit_train.models.mtm import MaskedModel
+from seit_train.models.transfer import exchanged_stem, transfer
+from seit_train.models.vit import layer_of
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
-from tokenstore.errors import TrainingError
 
-# Logits that become float32 at a time. Larger blocks come fresh from the system in each step, page
-# by page, which on a CPU took a third of the step.
-_CHUNK_LOGITS = 1 << 21
-
-
-class MtmModelConfig(Settings):
-    """The encoder-decoder.
-
-    Attributes:
-        encoder: size of the ViT that is kept.
-        stem: its windows, which must not overlap: 2x2, or single positions for coarse grids.
-        ids: the id embedding, whose table also predicts.
-        decoder: size of the decoder, which is thrown away.
-    """
-
-    encoder: VitConfig = VitConfig(drop_path=0.0)
-    stem: Literal["conv2x2", "linear"] = "conv2x2"
-    ids: IdConfig = IdConfig()
-    decoder: DecoderConfig = DecoderConfig()
+METHODS: dict[str, type[Method]] = {"mtm": Mtm, "lut": Lut, "simmim": Simmim, "mage": Mage}
+_WITH_OPTIONS = ("lut", "mage")
 
 
 class MtmConfig(RunConfig):
     """A run of masked token modelling: what every run has, the model, masks and augmentations.
 
     Attributes:
+        method: how losses are made of masked ranks.
         model: encoder and decoder.
-        mask: distribution of the mask ratio.
+        mask: distribution of the mask ratio; what is not given is as published for the method.
+        lut: what LUT adds; only with that method.
+        mage: what MAGE has beside masked token modelling; only with that method.
         augment: the policy.
         requantise: how augmented vectors become ranks again.
     """
 
+    method: Literal["mtm", "lut", "simmim", "mage"] = "mtm"
     model: MtmModelConfig = MtmModelConfig()
-    mask: MaskConfig = MaskConfig()
+    mask: MaskConfig
+    lut: LutOptions | None = None
+    mage: MageOptions | None = None
     augment: PolicyEntries = ({"random_resized_crop": {"scale": [0.2, 1.0]}},)
     requantise: Metric = "cosine"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, values: dict[str, Any]) -> dict[str, Any]:
+        method = values.get("method", "mtm")
+        if method not in METHODS:
+            return values
+        for name in _WITH_OPTIONS:
+            if name != method and values.get(name) is not None:
+                raise ValueError(
+                    f"the keys {name}.* belong to method {name}, and the method is {method}: leave "
+                    f"them out, or set method={name}"
+                )
+        own = {method: values.get(method) or {}} if method in _WITH_OPTIONS else {}
+        lut = own.get("lut", {})
+        on_simmim = isinstance(lut, dict) and lut.get("base") == "simmim"
+        masks = METHODS["simmim" if on_simmim else method].masks
+        return {**values, **own, "mask": {**masks.model_dump(), **(values.get("mask") or {})}}
 
 
 class MaskedTokenModelling(Task):
@@ -77,85 +88,98 @@ class MaskedTokenModelling(Task):
         codebook = facts.codebook
         embed = None if codebook is None else Codebook(codebook, config.requantise)
         self.policy = Policy(config.augment, facts.surroundings, embed, "ranks")
-        rows, columns = count_positions(config.model.stem, self.policy.size)
-        self.positions = rows * columns
+        self.method = self.make_method(self.policy.size)
+        self.positions = self.method.positions
 
-    def build_model(self) -> MtmModel:
-        """Encoder and decoder for the crops that the policy makes."""
-        model = self.config.model
-        ids = IdEmbedding(self.facts.vocabulary_size, model.ids, self.facts.codebook)
-        stem = StemAdapter(model.stem, model.encoder.width, ids)
-        encoder = TokenViT(stem, self.policy.size, model.encoder, fixed_positions=True)
-        whole = MtmModel(encoder, model.decoder)
-        # Guessing by frequency is learnt at once if it is where the biases start.
-        counts = self.facts.counts + 1.0
-        with torch.no_grad():
-            whole.decoder_head_bias.copy_((counts / counts.sum()).log())
-        return whole
+    def make_method(self, size: tuple[int, int]) -> Method:
+        """The configured method for grids of this size."""
+        config = self.config
+        counts, codebook = self.facts.counts, self.facts.codebook
+        scene = Scene(config.model, config.mask, size, counts, codebook)
+        if config.lut is not None:
+            return Lut(scene, config.lut)
+        if config.mage is not None:
+            return Mage(scene, config.mage)
+        return METHODS[config.method](scene)
+
+    def build_model(self) -> MaskedModel:
+        """The method's model for the crops that the policy makes."""
+        return self.method.build_model()
 
     def loss(self, model: nn.Module, batch: TokenBatch, rng: torch.Generator) -> StepResult:
-        """Mean over images of the mean cross-entropy of their masked ranks."""
-        ranks = self.policy.to(batch.ranks.device)(batch.ranks, None, rng).tokens
-        plan = draw_plan((len(ranks), self.positions), self.config.mask, rng)
-        entropies = self._cross_entropy(model(ranks, plan), ranks, plan.masked)
+        """Mean over images of what the method makes of them."""
+        policy = self.policy.to(batch.ranks.device)
+
+        def view() -> Tensor:
+            tokens: Tensor = policy(batch.ranks, None, rng).tokens
+            return tokens
+
+        losses = self.method.losses(model, view, rng)
         valid = batch.valid.float()
-        loss = (entropies.mean(dim=(1, 2)) * valid).sum() / valid.sum().clamp(min=1)
-        ratio = plan.masked.shape[1] / self.positions
-        return StepResult(loss, {"mask_ratio": torch.full_like(valid[0], ratio)})
+        count = valid.sum().clamp(min=1)
+        means = {n: (x.detach() * valid).sum() / count for n, x in losses.parts.items()}
+        return StepResult((losses.total * valid).sum() / count, means)
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """What the method does between steps."""
+        self.method.after_step(_masked(model), progress)
 
     def evaluate(self, model: nn.Module, batches: Iterable[TokenBatch]) -> dict[str, float]:
         """Masked loss on centre crops, beside the entropy of the ranks that are to be guessed.
 
         Each image has one fixed mask; their ratios follow the distribution of training, so
-        `val_loss` (nats a token) is the training loss without augmentation, on unseen images.
-        `val_unigram` is the order-0 entropy of all ranks in the same crops: what a guess from the
-        best fixed distribution would cost, fitted to these very ranks. `val_gain` is the share of
-        it that the model saves.
+        `val_loss` (nats a token) is the loss of reconstruction without augmentation, on unseen
+        images. `val_unigram` is the order-0 entropy of all ranks in the same crops: what a guess
+        from the best fixed distribution would cost, fitted to these very ranks. `val_gain` is the
+        share of it that the model saves. Where a method guesses no ranks, there is `val_loss` only,
+        and it is the method's own.
         """
         device = next(model.parameters()).device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         counts = torch.zeros(self.facts.vocabulary_size, dtype=torch.float64, device=device)
         policy = self.policy.to(device)
         for batch in batches:
-            ranks = policy.plain(batch.ranks)
-            plan, masked = fixed_plan(batch.index, self.positions, self.config.mask)
-            entropies = self._cross_entropy(model(ranks, plan), ranks, plan.masked).mean(dim=2)
-            place = torch.arange(self.positions, device=device)
-            mean = (entropies * (place < masked[:, None])).sum(dim=1) / masked
-            sums += torch.stack([mean[batch.valid].double().sum(), batch.valid.double().sum()])
-            seen = ranks[batch.valid].flatten()
-            counts += torch.bincount(seen, minlength=len(counts)).double()
+            ranks, valid = policy.plain(batch.ranks), batch.valid
+            losses = self.method.judge(model, ranks, batch.index)
+            sums += torch.stack([losses[valid].double().sum(), valid.double().sum()])
+            counts += torch.bincount(ranks[valid].flatten(), minlength=len(counts)).double()
         total, images = sum_over_processes(sums).tolist()
         loss, unigram = total / images, _entropy(sum_over_processes(counts))
+        if not self.method.guesses:
+            return {"val_loss": loss}
         return {"val_loss": loss, "val_unigram": unigram, "val_gain": 1 - loss / unigram}
 
+    def complete(self, model: nn.Module, batch: TokenBatch) -> Completion | None:
+        """Centre crops with guesses under the masks of `evaluate`; None where none are made."""
+        if not self.method.guesses:
+            return None
+        ranks = self.policy.to(batch.ranks.device).plain(batch.ranks)
+        return self.method.complete(model, ranks, batch.index)
+
     def load_init(self, model: nn.Module, weights: Mapping[str, Tensor]) -> InitReport:
-        """Go on from another masked run, or start the encoder from a classifier with id stem."""
-        if not isinstance(model, MtmModel):
-            raise TypeError(f"expected the model of this task, got {type(model).__name__}")
+        """Go on from another masked run, or start the encoder from a classifier or a published ViT.
+
+        The stem stays fresh where it was fed something else than ids.
+        """
+        masked = _masked(model)
         if not any(name.startswith("encoder.") for name in weights):
             weights = {f"encoder.{name}": weight for name, weight in weights.items()}
-        if "encoder.patch_embed.ids.table.weight" not in weights:
-            raise TrainingError(
-                "masked token modelling can only start from weights with an id embedding "
-                "(patch_embed.ids): those of an mtm run, or of a classifier with embedding: ids"
-            )
-        fresh = ("encoder.pos_embed", "encoder.head")
-        return InitReport(*transfer(model, weights, model.encoder.positions, fresh=fresh))
+        stem = exchanged_stem(masked.state_dict(), weights, "encoder.patch_embed.")
+        fresh = ("encoder.pos_embed", "encoder.head", *stem)
+        report = InitReport(*transfer(masked, weights, masked.encoder.positions, fresh=fresh))
+        if not any(name.startswith("context.") for name in weights):
+            self.method.after_init(masked)
+        return report
 
     def layer_of(self, parameter: str) -> int:
         """The encoder's layers, and everything of the decoder after them."""
         return layer_of(parameter, self.config.model.encoder.depth)
 
-    def _cross_entropy(self, logits: Tensor, ranks: Tensor, masked: Tensor) -> Tensor:
-        """Logits [B,M,p,K] and the ranks [B,h,w] they predict -> nats, float32 [B,M,p]."""
-        targets = patch_ranks(ranks, STEMS[self.config.model.stem].kernel).take_along_dim(
-            masked[..., None], dim=1
-        )
-        step = max(1, _CHUNK_LOGITS // self.facts.vocabulary_size)
-        pairs = zip(logits.flatten(0, 2).split(step), targets.flatten().split(step), strict=True)
-        losses = [functional.cross_entropy(x.float(), y, reduction="none") for x, y in pairs]
-        return torch.cat(losses).view(targets.shape)
+
+def _masked(model: nn.Module) -> MaskedModel:
+    if not isinstance(model, MaskedModel):
+        raise TypeError(f"expected the model of this task, got {type(model).__name__}")
+    return model
 
 
 def _entropy(counts: Tensor) -> float:

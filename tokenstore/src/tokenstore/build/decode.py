@@ -11,16 +11,15 @@ from concurrent.futures import Future
 from functools import partial
 from itertools import chain, islice, tee
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tokenstore.build.pictures import Picture, pictures_of
 from tokenstore.build.plan import Part
+from tokenstore.build.views import ONE_VIEW, Views
 from tokenstore.build.workers import DecodingPool
 from tokenstore.errors import ImageRejected
 from tokenstore.preprocess import Preprocess
 from tokenstore.sources.base import Item, Source
 
-Decoded = NDArray[np.uint8] | ImageRejected  # [H, W, 3], or why there is none
+Decoded = tuple[Picture, ...] | ImageRejected  # the views of an image, or why there is none
 Decode = Callable[[Sequence[Item]], list[Decoded]]
 Batch = tuple[Sequence[Item], list[Decoded]]
 
@@ -29,9 +28,9 @@ BATCHES_AHEAD = 2
 TASKS_AHEAD = 2  # a worker: one in its hands, one waiting for it
 
 
-def decoding_by(source: Source, rule: Preprocess) -> Decode:
-    """What the workers do: images of this source, resized by this rule."""
-    return partial(_decode, source, rule)
+def decoding_by(source: Source, rule: Preprocess, views: Views = ONE_VIEW) -> Decode:
+    """What the workers do: images of this source, resized by this rule, each in these views."""
+    return partial(_decode, source, (rule, views))
 
 
 def decoded_parts(
@@ -91,12 +90,12 @@ def _in_order(
             future.cancel()
 
 
-def _decode(source: Source, rule: Preprocess, items: Sequence[Item]) -> list[Decoded]:
-    return [_decode_one(source, rule, item) for item in items]
+def _decode(source: Source, how: tuple[Preprocess, Views], items: Sequence[Item]) -> list[Decoded]:
+    return [_decode_one(source, how, item) for item in items]
 
 
-def _decode_one(source: Source, rule: Preprocess, item: Item) -> Decoded:
+def _decode_one(source: Source, how: tuple[Preprocess, Views], item: Item) -> Decoded:
     try:
-        return rule.apply(source.load(item))
+        return pictures_of(source, item, *how)
     except ImageRejected as reason:
         return reason

@@ -26,7 +26,7 @@ from tokenstore.manifest import FileEntry, load_manifest, load_versions
 from tokenstore.space import check_room
 from tokenstore.storage import PARTIAL, Storage, open_storage
 
-IMAGES = {"source", "splits"}  # the facts of a plan that only the images decide
+IMAGES = {"source", "splits", "window"}  # the facts of a plan that only the images decide
 OWN_FILE = re.compile(
     r"([\w-]+-\d{6}\.(tar|index)|(vocabulary|tables)-\w+\.safetensors|rejects-\w+\.parquet"
     r"|manifests/\d{6}\.json)"

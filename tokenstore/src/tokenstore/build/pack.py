@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore import registry
 from tokenstore.build.plan import BuildPlan
-from tokenstore.build.tokenize import PartReport, read_counts, read_part
+from tokenstore.build.tokenize import PartContent, PartReport, read_counts, read_part
 from tokenstore.codecs.base import Codec, CodecSpec
 from tokenstore.errors import BuildError
 from tokenstore.manifest import (
@@ -122,8 +123,9 @@ def pack(
         table_sets=(tables,),
         splits=splits,
         classes=plan.outline.classes,
+        ignore_index=plan.outline.ignore_index,
         source=SourceEntry(**facts["source"]),
-        order=OrderEntry(rule=facts["order"], seed=facts["seed"] if shuffled else None),
+        order=OrderEntry(rule=plan.order_rule, seed=facts["seed"] if shuffled else None),
         rejects=write_rejects(target, rejects),
         plan=plan.hash,
     )
@@ -204,7 +206,13 @@ def evenly(n: int, most: int) -> NDArray[np.int64]:
 def new_split(plan: BuildPlan, split: str) -> SplitEntry:
     """A split without images, with the columns that a plan's images have."""
     classes = len(plan.outline.classes or ()) if plan.is_labelled(split) else None
-    columns = columns_for(classes, keys=plan.facts["keys"])
+    columns = columns_for(
+        classes,
+        keys=plan.facts["keys"],
+        masks=plan.outline.has_masks,
+        meta=plan.outline.has_meta,
+        views="views" in plan.facts["preprocess"],
+    )
     return SplitEntry(count=0, source_bytes=0, columns=columns, shards=())
 
 
@@ -260,11 +268,19 @@ def _pack_part(packing: Packing, report: PartReport, shard: ShardPlan) -> ShardE
         ranks=packing.vocabulary.to_ranks(content.ids),
         labels=content.labels if "label" in names else None,
         keys=content.keys if "key" in names else None,
+        masks=content.masks if "mask" in names else None,
+        meta=_meta(content) if "meta" in names else None,
+        views=content.views if "view" in names else None,
     )
     entry = write_shard(packing.target, shard, [samples])
     known = {"made_of": made_of, "shard": entry.model_dump(mode="json")}
     packing.staging.create(receipt, json.dumps(known).encode())
     return entry
+
+
+def _meta(content: PartContent) -> list[dict[str, Any]]:
+    lines = ["{}"] * len(content.ids) if content.meta is None else content.meta
+    return [json.loads(line) for line in lines]
 
 
 def _made_of(report: PartReport, shard: ShardPlan, packing: Packing) -> str:

@@ -10,15 +10,17 @@ import importlib.metadata
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
+from tokenstore.build.views import Views
 from tokenstore.choice import TokenizerChoice
 from tokenstore.errors import UsageError
-from tokenstore.sources.base import Item, Listing, Rejected
+from tokenstore.sources.base import Item, Listing, Rejected, SourceOptions
 
 if TYPE_CHECKING:
     from tokenstore.manifest import Manifest
@@ -42,6 +44,11 @@ class BuildOptions(TokenizerChoice):
     vocabulary: str | None = None
     source: str | None = None
     classes: Path | None = None
+    masks: str | None = None
+    ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    views: int = 1
     codec: str = "zstd"
     batch_size: int = 32
     part_size: int = 16_384
@@ -49,6 +56,11 @@ class BuildOptions(TokenizerChoice):
     seed: int = 0
     order: Order = "shuffled"
     keys: bool = True
+
+    @property
+    def of_source(self) -> SourceOptions:
+        """What of it says something of the corpus."""
+        return SourceOptions(**{f.name: getattr(self, f.name) for f in fields(SourceOptions)})
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,9 @@ class Outline:
         classes: their names, in label order.
         rejects: what was refused while listing.
         notes: what a user should know of the listing.
+        ignore_index: mask value of no class.
+        has_masks: whether images have masks.
+        has_meta: whether they have metadata.
     """
 
     splits: Mapping[str, int]
@@ -101,6 +116,9 @@ class Outline:
     classes: tuple[str, ...] | None
     rejects: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
+    ignore_index: int | None = None
+    has_masks: bool = False
+    has_meta: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +187,12 @@ class BuildPlan(WorkPlan):
         """Images to tokenize."""
         return sum(self.outline.splits.values())
 
+    @property
+    def order_rule(self) -> str:
+        """How the samples are ordered, as a manifest says it: "archives-16384" for example."""
+        window, order = self.facts.get("window"), str(self.facts["order"])
+        return f"archives-{window}" if window and order == "shuffled" else order
+
     def is_labelled(self, split: str) -> bool:
         """Whether the images of a split have labels; an empty split has them if the corpus has."""
         return split in self.outline.labelled
@@ -178,7 +202,7 @@ class BuildPlan(WorkPlan):
             **super()._pairs(manifest),
             "tokenizer": (manifest.tokenizer.model_dump(), self.facts["tokenizer"]),
             "preprocess": (manifest.preprocess, self.facts["preprocess"]),
-            "order": (manifest.order.rule, self.facts["order"]),
+            "order": (manifest.order.rule, self.order_rule),
         }
 
 
@@ -193,18 +217,23 @@ class Plan(BuildPlan):
         """See `BuildPlan.outline`."""
         listing = self.listing
         labelled = [
-            split
-            for split, items in listing.splits.items()
-            if (listing.classes if not items else items[0].label) is not None
+            split for split, items in listing.splits.items() if _is_labelled(listing, items)
         ]
         counts = {split: len(items) for split, items in listing.splits.items()}
-        facts = (listing.classes, listing.rejects, listing.notes)
-        return Outline(counts, tuple(labelled), *facts)
+        facts = (listing.classes, listing.rejects, listing.notes, listing.ignore_index)
+        has_meta = listing.has_meta or "views" in self.facts["preprocess"]
+        return Outline(counts, tuple(labelled), *facts, listing.has_masks, has_meta)
 
     def part(self, slot: Slot) -> Part:
         """See `BuildPlan.part`."""
         items = self.listing.splits[slot.split]
         return Part(slot, items[slot.start : slot.start + slot.count])
+
+
+def _is_labelled(listing: Listing, items: Sequence[Item]) -> bool:
+    if items:
+        return items[0].label is not None
+    return listing.classes is not None and not listing.has_masks
 
 
 def make_plan(
@@ -226,21 +255,27 @@ def make_plan(
     Raises:
         UsageError: a number that makes no sense.
     """
-    for name in ("batch_size", "part_size", "limit"):
+    for name in ("batch_size", "part_size", "limit", "views"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; it must be at least 1")
+    if options.views > 1 and listing.has_masks:
+        raise UsageError(
+            f"--views {options.views} does not go with masks: a mask is kept once an image, and "
+            "fits only the plain one. Leave out --views."
+        )
     splits = {
-        split: tuple(_in_order(split, items, options)[: options.limit])
-        for split, items in listing.splits.items()
+        split: tuple(_in_order(split, listing, options)[: options.limit])
+        for split in listing.splits
     }
     facts = {
         "source": {"kind": kind, "listing": listing.sha256()},
         "splits": {split: len(items) for split, items in splits.items()},
         **option_facts(tokenizer, options, vocabulary),
     }
-    ordered = Listing(splits, listing.classes, listing.rejects, listing.notes)
-    return Plan(facts, options.part_size, vocabulary, ordered)
+    if listing.runs:
+        facts["window"] = listing.window
+    return Plan(facts, options.part_size, vocabulary, replace(listing, splits=splits))
 
 
 def option_facts(
@@ -255,7 +290,10 @@ def option_facts(
             "config": tokenizer.describe(),
             "weights": tokenizer.weights_sha256,
         },
-        "preprocess": tokenizer.preprocessing.as_json(),
+        "preprocess": {
+            **tokenizer.preprocessing.as_json(),
+            **Views(options.views, options.seed).as_json(),
+        },
         "vocabulary": None if vocabulary is None else vocabulary.fingerprint(*identity),
         "device": options.device.partition(":")[0],
         **{name: getattr(options, name) for name in COPIED},
@@ -283,12 +321,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _in_order(split: str, items: Sequence[Item], options: BuildOptions) -> Sequence[Item]:
-    """Items in the order of the store.
+def _in_order(split: str, listing: Listing, options: BuildOptions) -> Sequence[Item]:
+    """The items of a split in the order of the store.
 
     The shuffled order sorts by a hash of seed, split and key. It needs no generator whose stream
-    could change with a library's version, and an image's place depends on no other image.
+    could change with a library's version, and an image's place depends on no other image. Archives
+    are sorted so by their first keys, and then windows of neighbours by theirs.
     """
+    items = listing.splits[split]
     if options.order == "input":
         return items
 
@@ -296,4 +336,13 @@ def _in_order(split: str, items: Sequence[Item], options: BuildOptions) -> Seque
         name = f"{split}/{item.key}".encode()
         return xxhash.xxh3_64_intdigest(name, seed=options.seed), item.key
 
-    return sorted(items, key=place)
+    if split not in listing.runs:
+        return sorted(items, key=place)
+    ends = list(accumulate(listing.runs[split]))
+    archives = [tuple(items[start:end]) for start, end in pairwise([0, *ends])]
+    archives.sort(key=lambda some: place(some[0]))
+    sequence = [item for archive in archives for item in archive]
+    for start in range(0, len(sequence), listing.window):
+        window = slice(start, start + listing.window)
+        sequence[window] = sorted(sequence[window], key=place)
+    return sequence

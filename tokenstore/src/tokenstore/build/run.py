@@ -158,7 +158,7 @@ def prepare(
     known = None if options.vocabulary is None else open_store(options.vocabulary)
     options = completed(options, known)
     registry.find("tokenstore.tokenizers", str(options.tokenizer))
-    source = open_source(images, options.source, options.classes)
+    source = open_source(images, options.source, options.of_source)
     tokenizer = options.load() if running.is_here else _loaded_to_plan(options)
     vocabulary = None if known is None else taken_over(known, tokenizer)
     plan: BuildPlan | None = None

@@ -105,6 +105,9 @@ def read_plan(staging: Storage) -> StoredPlan:
             classes=None if fields["classes"] is None else tuple(fields["classes"]),
             rejects=tuple(Rejected(*reject) for reject in fields["rejects"]),
             notes=tuple(fields["notes"]),
+            ignore_index=fields["ignore_index"],
+            has_masks=fields["has_masks"],
+            has_meta=fields["has_meta"],
         )
     except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _no_plan(staging) from error

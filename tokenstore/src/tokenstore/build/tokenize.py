@@ -13,6 +13,9 @@ never cross parts; the encoder is fed across them, and a part is written while t
     labels  int64 [n], in labelled splits
     counts  int64 [codes of the codebook]
     keys    uint8, the keys in UTF-8 joined by line feeds, unless the build keeps none
+    meta    uint8, JSON objects joined likewise, where images have metadata
+    views   uint16 [n], where there are several of an image
+    masks, mask_ends    uint8, int64 [n]: masks as a store keeps them, one after the other
 """
 
 import hashlib
@@ -22,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import safetensors
@@ -30,8 +33,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tokenstore.build.decode import Batch, decoded_parts, decoding_by
+from tokenstore.build.pictures import Picture
 from tokenstore.build.plan import BuildPlan, Part
+from tokenstore.build.views import Views
 from tokenstore.build.workers import DecodingPool
+from tokenstore.columns import joined
 from tokenstore.errors import BuildError, ImageRejected, TokenizerError
 from tokenstore.sources.base import Item, Rejected, printable
 from tokenstore.storage import Storage
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from tokenstore.tokenizers.base import Tokenizer
 
 BYTES_AN_ID = 2  # of a part's file, at least
+NOTHING = np.empty((0, 0, 3), np.uint8)  # pixels that are encoded and no longer needed
 OnBatch = Callable[[int, Sequence[Rejected]], None]
 
 
@@ -80,6 +87,16 @@ class PartContent:
     counts: NDArray[np.int64]
     labels: NDArray[np.int64] | None
     keys: list[str] | None
+    masks: list[bytes] | None
+    meta: list[str] | None
+    views: NDArray[np.uint16] | None
+
+
+class Kept(NamedTuple):
+    """An image that could be used."""
+
+    item: Item
+    picture: Picture
 
 
 @dataclass(frozen=True)
@@ -124,9 +141,11 @@ def tokenize_parts(
 
     def pictures() -> Iterator[NDArray[np.uint8]]:
         """Batches [n, H, W, 3] of what can be used; whoever asks for one has taken the last."""
-        decode = decoding_by(bench.source, bench.tokenizer.preprocessing)
-        for part, batches in decoded_parts(parts, bench.batch_size, decode, bench.pool):
-            draft = _Draft(part, bench)
+        views = Views.of(bench.plan.facts["preprocess"])
+        size = max(1, bench.batch_size // views.count)
+        decode = decoding_by(bench.source, bench.tokenizer.preprocessing, views)
+        for part, batches in decoded_parts(parts, size, decode, bench.pool):
+            draft = _Draft(part, bench, views.count)
             begun.append(draft)
             for batch in batches:
                 usable, rejects = draft.take(batch)
@@ -156,13 +175,13 @@ class _Draft:
     encoder's large blocks, which could then not be used again (a build grew by 12 kB an image).
     """
 
-    def __init__(self, part: Part, bench: Workbench) -> None:
+    def __init__(self, part: Part, bench: Workbench, views: int) -> None:
         self.part, self.began, self.tokenizer = part, bench.clock(), bench.tokenizer
-        self.kept: list[Item] = []
+        self.kept: list[Kept] = []
         self.rejects: list[Rejected] = []
         codes = len(bench.tokenizer.codebook)
         dtype = np.uint16 if codes <= 1 << 16 else np.int32
-        self._ids = np.empty((len(part.items), *bench.tokenizer.grid), dtype)
+        self._ids = np.empty((len(part.items) * views, *bench.tokenizer.grid), dtype)
         self._received = 0
         self.awaited = 0
         self.is_read = False
@@ -183,8 +202,9 @@ class _Draft:
             if isinstance(decoded, ImageRejected):
                 rejects.append(_rejected(self.part.split, item, decoded))
             else:
-                self.kept.append(item)
-                usable.append(decoded)
+                for picture in decoded:
+                    usable.append(picture.pixels)
+                    self.kept.append(Kept(item, picture._replace(pixels=NOTHING)))
         self.rejects += rejects
         return usable, rejects
 
@@ -215,7 +235,7 @@ def _commit(draft: _Draft, bench: Workbench) -> PartReport:
         split=part.split,
         number=part.slot.number,
         count=len(draft.kept),
-        source_bytes=sum(item.size for item in draft.kept),
+        source_bytes=sum(one.item.size for one in draft.kept if not one.picture.view),
         sha256=hashlib.sha256(content).hexdigest(),
         rejects=tuple(draft.rejects),
         began=draft.began,
@@ -260,11 +280,30 @@ def read_part(report: PartReport, staging: Storage) -> PartContent:
             "line that built it: the part is made again."
         )
     arrays = safetensors.numpy.load(content)
-    keys = None
-    if "keys" in arrays:
-        text = arrays["keys"].tobytes().decode()
-        keys = text.split("\n") if text else []
-    return PartContent(arrays["ids"], arrays["counts"], arrays.get("labels"), keys)
+    masks = None
+    if "masks" in arrays:
+        ends = arrays["mask_ends"]
+        masks = [one.tobytes() for one in np.split(arrays["masks"], ends[:-1])][: len(ends)]
+    return PartContent(
+        ids=arrays["ids"],
+        counts=arrays["counts"],
+        labels=arrays.get("labels"),
+        keys=_strings(arrays.get("keys")),
+        masks=masks,
+        meta=_strings(arrays.get("meta")),
+        views=arrays.get("views"),
+    )
+
+
+def _lines(strings: Sequence[str]) -> NDArray[np.uint8]:
+    return np.frombuffer("\n".join(strings).encode(), np.uint8)
+
+
+def _strings(lines: NDArray[np.uint8] | None) -> list[str] | None:
+    if lines is None:
+        return None
+    text = lines.tobytes().decode()
+    return text.split("\n") if text else []
 
 
 def read_counts(report: PartReport, staging: Storage) -> NDArray[np.int64]:
@@ -295,8 +334,16 @@ def _file_content(draft: _Draft, bench: Workbench) -> bytes:
         "ids": draft.ids,
         "counts": np.bincount(draft.ids.ravel(), minlength=codes).astype(np.int64),
     }
+    kept = draft.kept
     if bench.plan.is_labelled(draft.part.split):
-        arrays["labels"] = np.array([item.label for item in draft.kept], np.int64)
+        arrays["labels"] = np.array([one.item.label for one in kept], np.int64)
     if bench.plan.facts["keys"]:
-        arrays["keys"] = np.frombuffer("\n".join(i.key for i in draft.kept).encode(), np.uint8)
+        arrays["keys"] = _lines([one.item.key for one in kept])
+    outline = bench.plan.outline
+    if outline.has_masks:
+        arrays["masks"], arrays["mask_ends"] = joined([one.picture.mask or b"" for one in kept])
+    if outline.has_meta:
+        arrays["meta"] = _lines([one.picture.meta or "{}" for one in kept])
+    if "views" in bench.plan.facts["preprocess"]:
+        arrays["views"] = np.array([one.picture.view for one in kept], np.uint16)
     return safetensors.numpy.save(arrays)

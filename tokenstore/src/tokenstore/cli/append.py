@@ -14,7 +14,8 @@ from tokenstore.operations.outcome import Outcome
 
 INTEGER = click.IntRange(min=1)
 OPTIONS = (
-    "split new_classes skip_known weights config device source classes batch_size part_size limit"
+    "split new_classes skip_known weights config device source classes masks ignore_index "
+    "image_column label_column batch_size part_size limit"
 )
 
 
@@ -49,6 +50,19 @@ OPTIONS = (
     type=click.Path(path_type=Path),
     help="Class names of INPUT (JSON); else its classes.json, else its class folders.",
 )
+@click.option(
+    "--masks", metavar="DIR", help="Folder of the masks of INPUT; else found beside its images."
+)
+@click.option(
+    "--ignore-index",
+    metavar="N",
+    type=click.IntRange(0, 255),
+    help="Value of the mask pixels of no class; else that of the class file.",
+)
+@click.option(
+    "--image-column", metavar="NAME", help="Column of a table with the images or their paths."
+)
+@click.option("--label-column", metavar="NAME", help="Column of a table with the labels.")
 @click.option(
     "--batch-size", default=32, show_default=True, type=INTEGER, help="Images encoded at once."
 )

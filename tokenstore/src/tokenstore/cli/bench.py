@@ -89,7 +89,7 @@ def command(
 def _tokenized(store: "Store", images: str, how: dict[str, Any]) -> list[PrecisionRate]:
     """The images at `images` in each precision; `how` holds the options of the command."""
     device, weights, config = how["device"] or best_device(), how["weights"], how["config"]
-    source = open_source(images, None, None)
+    source = open_source(images)
     items = [item for some in source.listing().splits.values() for item in some][: how["limit"]]
     asked = how["precisions"] or precisions_on(device)
     count = len(items) * len({"fp32", *asked})

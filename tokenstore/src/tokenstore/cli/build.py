@@ -19,8 +19,9 @@ from tokenstore.sizes import StoreSizes, measure
 from tokenstore.storage import open_storage
 
 COPIED = (
-    "tokenizer weights config preprocess image_size device vocabulary source classes codec "
-    "batch_size precision part_size limit seed order"
+    "tokenizer weights config preprocess image_size device vocabulary source classes masks "
+    "ignore_index image_column label_column views codec batch_size precision part_size limit "
+    "seed order"
 )
 INTEGER = click.IntRange(min=1)
 
@@ -45,6 +46,29 @@ INTEGER = click.IntRange(min=1)
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Class names in label order (JSON); else classes.json of the input.",
+)
+@click.option(
+    "--masks",
+    metavar="DIR",
+    help="Folder of the masks, under the names of their images; else found beside them.",
+)
+@click.option(
+    "--ignore-index",
+    metavar="N",
+    type=click.IntRange(0, 255),
+    help="Value of the mask pixels of no class; else that of the class file.",
+)
+@click.option(
+    "--image-column", metavar="NAME", help="Column of a table with the images or their paths."
+)
+@click.option("--label-column", metavar="NAME", help="Column of a table with the labels.")
+@click.option(
+    "--views",
+    metavar="K",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 65_536),
+    help="Views of each image: the plain one and K - 1 random resized crops, some of them flipped.",
 )
 @click.option(
     "--codec",
@@ -119,8 +143,10 @@ INTEGER = click.IntRange(min=1)
 def command(images: str, output: str | None, as_json: bool, **options: Any) -> None:
     """Tokenize the images of INPUT into a store.
 
-    INPUT is a folder of class folders, a folder with train/, val/ or test/ in it, or a plain
-    folder of images. Interrupted builds continue when the same line is run again.
+    INPUT is a folder of images, with class folders or train/, val/ and test/ in it or without;
+    images/ with masks/ beside them; tars or WebDataset shards; parquet; or a list (.csv, .jsonl);
+    here or behind a URL. docs/sources.md shows each layout. Interrupted builds continue when the
+    same line is run again.
     """
     started = time.monotonic()
     place = output or default_place(images)

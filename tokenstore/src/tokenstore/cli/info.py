@@ -52,6 +52,7 @@ def facts(manifest: Manifest, vocabulary: Vocabulary, sizes: StoreSizes) -> dict
         "tables_bytes": sizes.tables,
         "entropy_bytes_an_image": sizes.entropy,
         "classes": list(manifest.classes) if manifest.classes is not None else None,
+        "ignore_index": manifest.ignore_index,
         "order": manifest.order.model_dump(mode="json"),
         "source": manifest.source.model_dump(mode="json"),
         "rejects": manifest.rejects.count,
@@ -79,7 +80,7 @@ def _table_facts(tables: TableSet) -> dict[str, Any]:
 
 
 def _split_facts(entry: SplitEntry, split: SplitSizes, sizes: StoreSizes) -> dict[str, Any]:
-    parts = ("records", "framing", "index", "keys", "extras", "total", "source")
+    parts = ("records", "framing", "index", "keys", "masks", "extras", "total", "source")
     return {
         "images": split.images,
         "columns": [column.name for column in entry.columns],
@@ -159,15 +160,17 @@ def _table(sizes: StoreSizes) -> list[str]:
         ("  labels and tar framing", an_image("framing")),
         ("  index", an_image("index")),
         ("  keys", an_image("keys")),
-        ("  masks, metadata, views", an_image("extras")),
+        ("  masks", an_image("masks")),
+        ("  metadata, views", an_image("extras")),
         ("  together", an_image("total")),
         ("  order-0 entropy", lambda split: f"{sizes.entropy:,.2f}"),
         ("  source files", an_image("source")),
         ("records / entropy", against("records", lambda split: sizes.entropy)),
         ("together / source", against("total", lambda split: split.an_image(split.source))),
     ]
-    if not any(split.extras for split in sizes.splits.values()):
-        lines = [line for line in lines if "masks" not in line[0]]
+    for part, label in {"masks": "  masks", "extras": "  metadata, views"}.items():
+        if not any(getattr(split, part) for split in sizes.splits.values()):
+            lines = [line for line in lines if line[0] != label]
     width = max(12, *(len(name) + 2 for name in sizes.splits))
     heading = f"{'':<26}" + "".join(f"{name:>{width}}" for name in sizes.splits)
     rows = [

@@ -76,9 +76,10 @@ def command(
 
 def _check_output(output: Path, store: str) -> None:
     """Refuse, before any work, a page that cannot be written or would make the store unsound."""
+    from tokenstore.report.templates import refuse_missing_folder
+
+    refuse_missing_folder(output)
     folder = output.resolve().parent
-    if not folder.is_dir():
-        raise UsageError(f"folder '{output.parent}' does not exist. Make it, or name another.")
     if "://" not in store and Path(store).resolve() in (folder, *folder.parents):
         raise UsageError(
             f"'{output}' lies inside '{store}', which holds only what its manifest lists. "

@@ -7,7 +7,7 @@ import click
 
 import tokenstore
 from tokenstore.choice import weights_options
-from tokenstore.contact_sheet import grid_of, save_picture
+from tokenstore.contact_sheet import beside, grid_of, save_picture
 
 if TYPE_CHECKING:
     from tokenstore.reader import Batch, Split
@@ -33,7 +33,10 @@ def command(
     weights: str | None,
     config: str | None,
 ) -> None:
-    """Decode samples number I... of STORE: one as it is, several as a sheet with captions."""
+    """Decode samples number I... of STORE: one as it is, several as a sheet with captions.
+
+    Where there are masks, each stands to the right of its picture, a colour a class.
+    """
     from PIL import Image
 
     opened = tokenstore.open(store)
@@ -41,11 +44,17 @@ def command(
     split = opened[name]
     batch = split.read(samples, keys=True)
     tokenizer = opened.tokenizer(weights=weights, config=config)
-    pictures = tokenizer.to_uint8(tokenizer.decode(opened.ids(batch.ranks)))
+    pictures = list(tokenizer.to_uint8(tokenizer.decode(opened.ids(batch.ranks))))
+    masks = split.masks(samples)
+    if masks is not None:
+        pictures = [
+            beside(picture, mask, opened.manifest.ignore_index)
+            for picture, mask in zip(pictures, masks, strict=True)
+        ]
     captions = _captions(split, samples, batch)
     target = output or Path(f"{Path(store).resolve().stem}-{name}-{samples[0]}.png")
     one = len(samples) == 1
-    picture = Image.fromarray(pictures[0]) if one else grid_of(list(pictures), captions)
+    picture = Image.fromarray(pictures[0]) if one else grid_of(pictures, captions)
     save_picture(picture, target)
     for caption in captions:
         click.echo(caption.replace("\n", "  "))
@@ -58,5 +67,8 @@ def _captions(split: "Split", samples: tuple[int, ...], batch: "Batch") -> list[
     names = [""] * len(samples)
     if split.classes and batch.labels is not None:
         names = [split.classes[label] for label in batch.labels.tolist()]
+    views = split.views(samples)
+    if views is not None:
+        keys = [f"{key} view {view}" for key, view in zip(keys, views.tolist(), strict=True)]
     captions = zip(samples, keys, names, strict=True)
     return [f"{sample} {key}\n{name}".strip() for sample, key, name in captions]

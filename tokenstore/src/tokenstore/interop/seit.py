@@ -68,7 +68,10 @@ class Seit(Format):
             codebook = codebook.renamed(ids)
         notes = []
         if (folder / SYNONYMS).is_file():
-            notes.append(f"{SYNONYMS} is not kept: training finds synonyms in the codebook")
+            notes.append(
+                f"{SYNONYMS} is not kept: training finds synonyms in the codebook, or in this file "
+                "where a recipe names it (eda: {table: FILE})"
+            )
         return Incoming(
             grid=grid,
             splits={

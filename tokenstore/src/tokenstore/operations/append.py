@@ -10,7 +10,7 @@ goes on reading the version that it opened.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from tokenstore.build.pack import (
 from tokenstore.build.plan import BuildOptions, Order, Plan, WorkPlan, make_plan
 from tokenstore.build.run import BuildReport, tokenize_plan
 from tokenstore.build.tokenize import BYTES_AN_ID, PartReport
+from tokenstore.build.views import Views
 from tokenstore.errors import BuildError, PublishRace
 from tokenstore.listed import load_rejects
 from tokenstore.manifest import Manifest, SourceEntry, load_manifest, load_versions, publish
@@ -41,6 +42,7 @@ from tokenstore.preprocess import Preprocess
 from tokenstore.progress import WorkProgress
 from tokenstore.reader import Store, open_store
 from tokenstore.sources import open_source
+from tokenstore.sources.base import SourceOptions
 from tokenstore.space import least_store, room_for
 from tokenstore.storage import Storage, open_storage
 from tokenstore.vocabulary import Vocabulary
@@ -62,6 +64,10 @@ class AppendOptions:
     device: str = "cpu"
     source: str | None = None
     classes: Path | None = None
+    masks: str | None = None
+    ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
     batch_size: int = 32
     part_size: int = 16_384
     limit: int | None = None
@@ -83,7 +89,8 @@ def append_images(
     """
     place = str(place).rstrip("/")
     store = open_store(place)
-    source = open_source(images, options.source, options.classes)
+    said = SourceOptions(**{f.name: getattr(options, f.name) for f in fields(SourceOptions)})
+    source = open_source(images, options.source, said)
     listing = source.listing()
     load_on = partial(_tokenizer_on, store, options)
     tokenizer = load_on(options.device)
@@ -119,6 +126,7 @@ def _build_options(store: Store, options: AppendOptions) -> BuildOptions:
     """The options of a build that makes tokens as this store has them."""
     manifest = store.manifest
     resized = Preprocess.from_json(manifest.preprocess)
+    views = Views.of(manifest.preprocess)
     rule: Order = "input" if manifest.order.rule == "input" else "shuffled"
     return BuildOptions(
         tokenizer=manifest.tokenizer.name,
@@ -129,7 +137,8 @@ def _build_options(store: Store, options: AppendOptions) -> BuildOptions:
         batch_size=options.batch_size,
         part_size=options.part_size,
         limit=options.limit,
-        seed=manifest.order.seed or 0,
+        views=views.count,
+        seed=views.seed if manifest.order.seed is None else manifest.order.seed,
         order=rule,
         keys=any("key" in split.columns for split in store.values()),
     )

@@ -18,7 +18,7 @@ from tokenstore.reader import Split, Store
 from tokenstore.sources.base import Item, Listing, Rejected, printable
 
 RUN = 1 << 16  # keys of the store in memory at once
-APPENDABLE = {"ranks", "label", "key"}
+APPENDABLE = {"ranks", "label", "key", "mask", "meta", "view"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def fitted(listing: Listing, door: Door) -> Listing:
     for split, items in listing.splits.items():
         if split in door.store:
             _check_columns(door.store[split], items)
+            _check_masks(door.store[split], listing)
             if items and items[0].label is not None and "label" not in door.store[split].columns:
                 items = tuple(item._replace(label=None) for item in items)
                 notes.append(f"{split} of the store has no labels: class folders are not kept")
@@ -108,6 +109,28 @@ def _check_columns(split: Split, items: Sequence[Item]) -> None:
             f"split '{split.name}' of '{split.store.url}' has labels, but the new images lie in no "
             "class folders. Sort them into folders named for their classes, or append to another "
             "split with --split."
+        )
+
+
+def _check_masks(split: Split, listing: Listing) -> None:
+    """Masks say classes by number, so the numbers must mean the same."""
+    has, manifest = "mask" in split.columns, split.store.manifest
+    if not has and not listing.has_masks:
+        return
+    ours, theirs = (
+        (manifest.classes, manifest.ignore_index),
+        (listing.classes, listing.ignore_index),
+    )
+    if has != listing.has_masks:
+        raise Mismatch(
+            f"split '{split.name}' of '{split.store.url}' has {'' if has else 'no '}masks, the new "
+            f"images have {'none' if has else 'some'}. Append to another split with --split."
+        )
+    if ours != theirs:
+        raise Mismatch(
+            f"the masks of '{split.store.url}' have {len(ours[0] or ())} classes and ignore index "
+            f"{ours[1]}, those of the new images {len(theirs[0] or ())} and {theirs[1]}, or other "
+            "names. Only masks of the same classes, in the same order, can be appended."
         )
 
 

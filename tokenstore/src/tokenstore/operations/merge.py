@@ -131,6 +131,7 @@ def _merge(stores: Sequence[Store], plan: WorkPlan, output: Output, running: Run
             block=first.block,
             splits=entries,
             classes=classes,
+            ignore_index=first.ignore_index,
             source=SourceEntry(**plan.facts["source"]),
             order=OrderEntry(rule=ORDER, seed=None),
             rejects=write_rejects(output.target, [*carried, *repeated]),

@@ -79,7 +79,7 @@ class Piece:
             ranks=batch.ranks if self.ranks is None else self.ranks[batch.ranks],
             labels=labels if labels is None or self.labels is None else self.labels[labels],
             keys=batch.keys,
-            masks=opened.masks(numbers) if "mask" in wanted else None,
+            masks=opened.shards.find(numbers).mask_payloads() if "mask" in wanted else None,
             meta=opened.meta(numbers) if "meta" in wanted else None,
             views=_views(opened, numbers) if "view" in wanted else None,
         )

@@ -51,7 +51,7 @@ def _compared(
         for offset in np.flatnonzero(np.isin(hashes[done : done + len(keys)], twice)).tolist():
             key = keys[offset]
             if key in first:
-                found.append(Repeated(key, first[key], piece, start + offset))
+                found.append(Repeated(key.partition("\0")[0], first[key], piece, start + offset))
             first.setdefault(key, piece)
         done += len(keys)
     return found
@@ -63,4 +63,12 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[int, int, list[str]]]:
         opened = Split(piece.store, piece.split)
         for start in range(0, len(piece), RUN):
             numbers = piece.numbers_of(start, min(start + RUN, len(piece)))
-            yield number, start, opened.keys(numbers) or []
+            yield number, start, _named(opened, numbers)
+
+
+def _named(opened: Split, numbers: NDArray[np.int64]) -> list[str]:
+    """Keys; of views that are not the plain image, with their number behind a zero."""
+    keys, views = opened.keys(numbers) or [], opened.views(numbers)
+    if views is None:
+        return keys
+    return [f"{key}\0{view}" if view else key for key, view in zip(keys, views, strict=True)]

@@ -39,6 +39,7 @@ def check_alike(stores: Sequence[Store]) -> None:
                     f"'{first.url}' and '{other.url}' cannot be merged: their {what} differs, "
                     f"{expected} and {found}. Only stores of one tokenizer, at one size, can."
                 )
+    _check_masks(stores)
     if first.manifest.tokenizer.weights is None and first.manifest.vocabulary.dimension is None:
         raise Mismatch(
             f"neither weights nor a codebook tell whether '{first.url}' and '{stores[1].url}' are "
@@ -60,6 +61,20 @@ def _identity(store: Store) -> tuple[object, ...]:
         list(manifest.grid),
         manifest.vocabulary.dimension,
     )
+
+
+def _check_masks(stores: Sequence[Store]) -> None:
+    """Masks say classes by number, so in all stores the numbers must mean the same."""
+    if not any("mask" in split.columns for store in stores for split in store.values()):
+        return
+    first = stores[0].manifest
+    for other in stores[1:]:
+        found = other.manifest
+        if (found.classes, found.ignore_index) != (first.classes, first.ignore_index):
+            raise Mismatch(
+                f"'{stores[0].url}' and '{other.url}' cannot be merged: their masks have other "
+                "classes, or another ignore index"
+            )
 
 
 def _check_columns(stores: Sequence[Store], split: str) -> None:

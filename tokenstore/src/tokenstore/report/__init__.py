@@ -3,7 +3,8 @@
     sampling.py  a sample of one split          forms.py    Table 1 of SeiT, measured on it
     codes.py     how popular the codes are      gallery.py  originals, tokens, reconstructions
     rejects.py   what was refused, and why      charts.py   geometry of the drawings
-    page.py      the page itself, from page.html.jinja
+    decoding.py  the tokenizer, or why not
+    page.py      the page itself, from page.html.jinja; templates.py what other pages share with it
 
 `report_on` measures, `page.render` writes. Every number comes from the store; nothing here checks
 that the store is sound beyond what reading it checks: that is for `verify`.
@@ -11,23 +12,15 @@ that the store is sound beyond what reading it checks: that is for `verify`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenstore.errors import (
-    BrokenPlugin,
-    Mismatch,
-    TokenizerError,
-    TokenstoreError,
-    UnknownName,
-    UsageError,
-    WeightsError,
-)
+from tokenstore.errors import TokenstoreError
 from tokenstore.reader import Store, open_store
 from tokenstore.report import gallery
 from tokenstore.report.codes import Popularity, distinct_codes, popularity
+from tokenstore.report.decoding import NO_PICTURES, load_decoder, problem_of
 from tokenstore.report.forms import Forms, codec_names, measure_forms
 from tokenstore.report.rejects import Rejects, read_rejects
 from tokenstore.report.sampling import Sampled, chosen_split, chunks, draw, record_sizes
@@ -162,10 +155,10 @@ def _pictures(sampled: Sampled, options: ReportOptions, step: Callable[[], None]
     store = sampled.split.store
     error: TokenstoreError | None = None
     try:
-        tokenizer = _tokenizer(store, options)
+        tokenizer = load_decoder(store, options.weights, options.config)
         shown = gallery.show(sampled, rows, tokenizer, originals, step)
         swatches = gallery.swatches(store, tokenizer, step)
-    except _NO_PICTURES as found:
+    except NO_PICTURES as found:
         if options.weights is not None or options.config is not None:
             raise  # what was asked for must serve
         error, swatches = found, ()
@@ -174,35 +167,7 @@ def _pictures(sampled: Sampled, options: ReportOptions, step: Callable[[], None]
     return Pictures(
         groups=tuple((name, tuple(next(taken) for _ in some)) for name, some in chosen),
         swatches=swatches,
-        problem=None if error is None else _problem(store, error),
+        problem=None if error is None else problem_of(store, error),
         detail=None if error is None else str(error),
         same_listing=originals.same_listing if originals else None,
     )
-
-
-_NO_PICTURES = (TokenizerError, UsageError, BrokenPlugin, Mismatch)
-
-
-def _tokenizer(store: Store, options: ReportOptions) -> Any:
-    """The tokenizer that made the store.
-
-    Raises:
-        UnknownName: the store does not say which, or it is not installed.
-        TokenizerError: its weights are missing or of another model.
-        Mismatch: it is another tokenizer.
-    """
-    if not store.manifest.preprocess:
-        raise UsageError(f"'{store.url}' does not say which tokenizer made its tokens")
-    return store.tokenizer(weights=options.weights, config=options.config)
-
-
-def _problem(store: Store, error: TokenstoreError) -> str:
-    """Why there are no reconstructions, without a path or an address of this machine."""
-    name = store.manifest.tokenizer.name
-    if not store.manifest.preprocess:
-        return "The store does not say which tokenizer made its tokens."
-    if isinstance(error, WeightsError):
-        return f"The weights of its tokenizer '{name}' are missing here; --weights names them."
-    if isinstance(error, UnknownName):
-        return f"Its tokenizer '{name}' is not installed here."
-    return f"Its tokenizer '{name}' cannot be used here."

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenstore.codecs.base import Ranks
+from tokenstore.contact_sheet import coloured
 from tokenstore.errors import ImageRejected, Mismatch, UsageError
 from tokenstore.preprocess import Preprocess
 from tokenstore.reader import Split, Store
@@ -44,6 +45,7 @@ class Shown:
     tokens: str
     original: str | None = None
     decoded: str | None = None
+    mask: str | None = None
     psnr: float | None = None
     problem: str | None = None
 
@@ -131,10 +133,14 @@ def show(
     numbers = sampled.numbers[list(rows)]
     keys: Sequence[str | None] = split.keys(numbers) or [None] * len(rows)
     colours = code_colours(store.codebook, len(store.vocabulary))
-    shown = []
-    for row, number, key in zip(rows, numbers.tolist(), keys, strict=True):
+    views = split.views(numbers)
+    masks: Sequence[NDArray[np.uint8] | None] = split.masks(numbers) or [None] * len(rows)
+    shown: list[Shown] = []
+    for row, number, key, mask in zip(rows, numbers.tolist(), keys, masks, strict=True):
         grid = sampled.ranks[row]
         original, problem = _original(store.manifest.preprocess, key, originals)
+        if originals is not None and views is not None and views[len(shown)]:
+            original, problem = None, f"view {views[len(shown)]}, a part of its original"
         decoded = None if tokenizer is None else _decoded(tokenizer, store.ids(grid[None]))
         shown.append(
             Shown(
@@ -143,6 +149,7 @@ def show(
                 tokens=data_uri(token_picture(grid, colours), "PNG"),
                 original=None if original is None else data_uri(original),
                 decoded=None if decoded is None else data_uri(decoded),
+                mask=None if mask is None else _drawn(mask, store.manifest.ignore_index),
                 psnr=_likeness(original, decoded),
                 problem=problem,
             )
@@ -235,6 +242,10 @@ def _likeness(original: Picture | None, decoded: Picture | None) -> float | None
     if original is None or decoded is None or original.shape != decoded.shape:
         return None
     return psnr(original, decoded)
+
+
+def _drawn(mask: NDArray[np.uint8], ignore_index: int | None) -> str:
+    return data_uri(coloured(mask, ignore_index), "PNG")
 
 
 def _decoded(tokenizer: Any, ids: NDArray[np.int32]) -> Picture:

@@ -5,14 +5,12 @@ The same report gives the same bytes: there is no date, host or path in it. What
 how, is decided elsewhere.
 """
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from tokenstore.errors import UsageError
@@ -20,6 +18,7 @@ from tokenstore.preprocess import Preprocess
 from tokenstore.report import Report
 from tokenstore.report.charts import Square, histogram, log_log, to_scale
 from tokenstore.report.forms import Form, Forms
+from tokenstore.report.templates import compact, environment
 from tokenstore.sizes import StoreSizes
 
 MOST_CLASSES = 40
@@ -30,27 +29,14 @@ PARTS = (
     ("keys", "Keys: the names of the images"),
     ("framing", "Labels and tar framing"),
     ("index", "Index: where each record starts"),
-    ("extras", "Masks, metadata, views"),
+    ("masks", "Masks"),
+    ("extras", "Metadata, views"),
 )
 
 
 def render(report: Report, name: str) -> str:
     """The page about a store that is called `name`."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        count=lambda value: f"{value:,}",
-        number=_number,
-        percent=_percent,
-        volume=_volume,
-        compact=_compact,
-    )
-    template = environment.get_template("page.html.jinja")
+    template = environment(Path(__file__).parent).get_template("page.html.jinja")
     return template.render(
         name=name,
         report=report,
@@ -105,10 +91,12 @@ def snippet(report: Report, name: str) -> str:
     if len(split):
         some = [0, len(split) // 2, len(split) - 1]
         keys = ", keys=True" if "key" in split.columns else ""
-        lines += [f"batch = split.read({some}{keys})  # in any order, any number at once"]
+        masks = ", masks=True" if "mask" in split.columns else ""
+        lines += [f"batch = split.read({some}{keys}{masks})  # in any order, any number at once"]
         lines += [f"batch.ranks  # uint16 [3, {grid}]: tokens, renamed by popularity"]
         lines += ["batch.labels  # int64 [3]; names in split.classes"] * bool(split.classes)
         lines += ["batch.keys  # the names of the three images"] * bool(keys)
+        lines += ["batch.masks  # uint8 [3, H, W]; store.manifest.classes by value"] * bool(masks)
         lines += ["store.ids(batch.ranks)  # rows of the tokenizer's own codebook"]
     if report.store.codebook is not None:
         lines += [f"store.codebook  # float32 {list(report.store.codebook.shape)}, by rank"]
@@ -205,7 +193,7 @@ def _pixels(preprocess: Mapping[str, Any]) -> str:
     try:
         rule = Preprocess.from_json({**preprocess})
     except UsageError:
-        return _compact(preprocess) if preprocess else "not known"
+        return compact(preprocess) if preprocess else "not known"
     return f"{rule.size[0]}x{rule.size[1]} ({rule.rule})"
 
 
@@ -228,28 +216,3 @@ def _classes(report: Report) -> _Classes | None:
     order = np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()
     shown = [(names[i], int(counts[i]), int(counts[i]) / (most or 1)) for i in order]
     return _Classes(shown, len(names) - len(shown), int(counts.min()), most)
-
-
-def _number(value: float) -> str:
-    """With the places that matter: 196608 -> "196,608", 303.91 -> "303.9", 0.5 -> "0.50"."""
-    return f"{value:,.{0 if value >= 10_000 else 1 if value >= 10 else 2}f}"
-
-
-def _percent(share: float) -> str:
-    """0.0292 -> "2.9%", 18.88 -> "1,888%"; two figures at least."""
-    places = 0 if share >= 0.9995 else 1 if share >= 0.00995 else 2
-    return f"{100 * share:,.{places}f}%"
-
-
-def _volume(size: float) -> str:
-    """1048240 -> "1.05 MB"; decimal units, as papers have them."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    places = 0 if unit == "bytes" else 2 if size < 10 else 1 if size < 100 else 0
-    return f"{size:,.{places}f} {unit}"
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -5,8 +5,9 @@
 * Each image has a key that is unique in its split, a label or none, and a size in bytes. Of two
   inputs with one key the later one is listed among the rejects.
 * `read` gives the bytes of one listed image, in any order and from several threads at once.
-* `load` decodes them into an RGB picture. What cannot be used is an `ImageRejected` whose message
-  is the reason; the build goes on without that image. Nothing else escapes from a broken image.
+* `load` decodes them into an RGB picture, and `load_mask` gives the mask beside it where there are
+  masks. What cannot be used is an `ImageRejected` whose message is the reason; the build goes on
+  without that image. Nothing else escapes from a broken image.
 * What makes the whole corpus useless (no images, an unreadable folder) is a `SourceError`.
 
 A file of this folder defines one subclass and names it in the module constant `PLUGIN`. Sources
@@ -15,33 +16,82 @@ know nothing of tokenizers, resolutions and stores.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tokenstore.errors import ImageRejected, InputChanged
+from tokenstore.errors import ImageRejected, InputChanged, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+NAMES = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "BMP": "BMP"}
+FORMATS = tuple(NAMES)
 # Pillow's own limit for a decompression bomb, so that both draw the line at the same place.
 MAX_PIXELS = 89_478_485
 MAX_ASPECT = 100
+MAX_BYTES = 1 << 28  # of a file; three a pixel, at the most pixels there may be
 ORIENTATION_TAG = 0x0112
 
 
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user says of a corpus because it does not say it itself, or says it otherwise.
+
+    Attributes:
+        classes: file with the class names in label order.
+        masks: folder of the masks, under the names of their images.
+        image_column: column of a table with the images, or their paths.
+        label_column: column of a table with the labels.
+        ignore_index: value of the mask pixels that belong to no class.
+    """
+
+    classes: Path | None = None
+    masks: str | None = None
+    ignore_index: int | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+
+    def refuse_others(self, kind: str, *known: str) -> None:
+        """Refuse options that were given and mean nothing to a kind of source.
+
+        Raises:
+            UsageError: names the first of them.
+        """
+        for option in fields(self):
+            if option.name not in known and getattr(self, option.name) is not None:
+                flag = option.name.replace("_", "-")
+                takes = ", ".join(f"--{name.replace('_', '-')}" for name in known)
+                raise UsageError(
+                    f"--{flag} has no meaning for a source of kind '{kind}', which takes "
+                    f"{takes or 'no such option'}. Leave it out, or name another --source."
+                )
+
+
+NOTHING_SAID = SourceOptions()
+
+
 class Item(NamedTuple):
-    """One image as listed: `path` is the source's own way to find it, `size` its bytes."""
+    """One image as listed: `path` is the source's own way to find it, `size` its bytes.
+
+    `mask` and `mask_size` are the same of its mask, None and 0 where it has none. `start` is its
+    first byte within the file of an archive, and `meta` a JSON object, where there is one.
+    """
 
     key: str
     path: str
     label: int | None
     size: int
+    mask: str | None = None
+    mask_size: int = 0
+    start: int = 0
+    meta: str | None = None
 
 
 class Rejected(NamedTuple):
@@ -55,12 +105,31 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a source: splits in the source's order, and what was refused while listing."""
+    """All images of a source: splits in the source's order, and what was refused while listing.
+
+    Archives are best read in sequence: `runs` says how many images in a row lie in each, by split,
+    and `window` how many neighbours may be shuffled; `runs` is empty where images are read in any
+    order. Where images have masks, `classes` are those of the masks' pixels, and `ignore_index` is
+    the value of pixels that belong to none.
+    """
 
     splits: Mapping[str, tuple[Item, ...]]
     classes: tuple[str, ...] | None
     rejects: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
+    ignore_index: int | None = None
+    runs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    window: int = 16_384
+
+    @property
+    def has_meta(self) -> bool:
+        """Whether any image has metadata."""
+        return any(i.meta is not None for items in self.splits.values() for i in items)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether images have masks: all of them or none."""
+        return any(item.mask is not None for items in self.splits.values() for item in items[:1])
 
     def sha256(self) -> str:
         """Identity of the input: splits, keys, sizes, labels and class names, not its place."""
@@ -71,32 +140,45 @@ class Listing:
             digest.update(f"split {split} {len(items)}\n".encode())
             for item in items:
                 digest.update(f"{item.key}\t{item.label}\t{item.size}\n".encode())
+                if item.mask is not None:
+                    digest.update(f"mask {item.mask_size}\n".encode())
+                if item.meta is not None:
+                    digest.update(f"meta {item.meta}\n".encode())
         for reject in self.rejects:
             digest.update(f"reject {reject.split}\t{reject.path}\n".encode())
+        if self.ignore_index is not None:
+            digest.update(f"ignore {self.ignore_index}\n".encode())
         return digest.hexdigest()
 
 
 class Source(ABC):
-    """A corpus of images; see the law above."""
+    """A corpus of images; see the law above.
+
+    Attributes:
+        general: whether sources that are not, which know a layout exactly, are asked before it
+            when a corpus is looked at.
+    """
 
     kind: ClassVar[str]
+    general: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
-    def accepts(cls, place: str) -> bool:
+    def accepts(cls, place: str, options: SourceOptions) -> bool:
         """Whether this kind of source can read what lies at `place`; decides when none is named."""
 
     @classmethod
     @abstractmethod
-    def open(cls, place: str, classes: Path | None = None) -> Self:
+    def open(cls, place: str, options: SourceOptions = NOTHING_SAID) -> Self:
         """The source at `place`.
 
         Args:
             place: path of the corpus.
-            classes: file with the class names in label order, instead of the corpus' own.
+            options: what the user says of it.
 
         Raises:
             SourceError: there is nothing readable at `place`, or the class file is damaged.
+            UsageError: an option that means nothing to this kind of source.
         """
 
     @abstractmethod
@@ -132,6 +214,8 @@ class Source(ABC):
             ImageRejected: it cannot be read.
             InputChanged: it is gone, or of another size.
         """
+        if item.size > MAX_BYTES:
+            raise ImageRejected(f"{item.size:,} bytes are more than {MAX_BYTES:,}")
         try:
             content = self.read(item)
         except ImageRejected as reason:
@@ -141,6 +225,14 @@ class Source(ABC):
         if item.size not in (0, len(content)):
             raise _changed(item, f"has {len(content):,} bytes, not {item.size:,}")
         return content
+
+    def load_mask(self, item: Item) -> NDArray[np.uint8] | None:
+        """The mask of one image, uint8 [H, W], of its picture's size; None where it has none.
+
+        Raises:
+            ImageRejected: it cannot be read or decoded, or holds values of no class.
+        """
+        return None
 
 
 def _changed(item: Item, what: str) -> InputChanged:
@@ -186,19 +278,31 @@ def decode_image(data: bytes) -> "Image.Image":
     Raises:
         ImageRejected: no such file, a damaged one, or one of absurd size.
     """
+    with opened_image(data, FORMATS) as image:
+        image.load()
+        return _as_rgb(_upright(image))
+
+
+@contextmanager
+def opened_image(data: bytes, formats: tuple[str, ...]) -> "Iterator[Image.Image]":
+    """An image file whose size is sane, not decoded yet; whatever is wrong with it is a reason.
+
+    Raises:
+        ImageRejected: also for anything that goes wrong in what is done with it.
+    """
     from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise ImageRejected("the file is empty")
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(BytesIO(data), formats=formats) as image:
             _check_size(*image.size)
-            image.load()
-            return _as_rgb(_upright(image))
+            yield image
     except ImageRejected:
         raise
     except UnidentifiedImageError:
-        raise ImageRejected("no JPEG, PNG, WebP or BMP image") from None
+        known = " or ".join(", ".join(NAMES[form] for form in formats).rsplit(", ", 1))
+        raise ImageRejected(f"no {known} image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageRejected(f"more than {MAX_PIXELS:,} pixels") from None
     # Pillow's decoders raise many kinds of error on damaged files; each costs this image only.

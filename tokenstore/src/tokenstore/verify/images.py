@@ -126,9 +126,22 @@ class SplitCheck:
                 continue
             place = f"{shard.name}: sample {shard.first + sample}"
             try:
-                mask_of(payload.tobytes(), place)
+                mask = mask_of(payload.tobytes(), place)
             except CorruptStore as error:
                 self._findings.error(place, error)
+                continue
+            self._mask_values(mask, place)
+
+    def _mask_values(self, mask: NDArray[np.uint8], place: str) -> None:
+        """Every pixel is of a class, or of none as the manifest says it."""
+        manifest = self._split.store.manifest
+        if manifest.classes is None:
+            return
+        found = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+        known = (found < len(manifest.classes)) | (found == manifest.ignore_index)
+        for value in found[~known].tolist():
+            expected = f"a class below {len(manifest.classes)} or {manifest.ignore_index}"
+            self._findings.add(place, "mask", expected, value)
 
     def _grids(self, shard: ShardReader, samples: Samples) -> None:
         """Compare records with their checks, decode them and count their ranks."""
@@ -167,17 +180,24 @@ class SplitCheck:
         for start in range(0, len(hashes), 1 << 16):
             some = np.arange(start, min(start + (1 << 16), len(hashes)))
             try:
-                keys = self._split.keys(some) or []
+                keys = self._named(some)
             except TokenstoreError:
                 return  # reported with its block
             hashes[some] = [xxhash.xxh3_64_intdigest(key.encode()) for key in keys]
         order = np.argsort(hashes, kind="stable")
         alike = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
         for pair in (order[i : i + 2] for i in alike):
-            first, second = self._split.keys(pair) or ("", "x")
+            first, second = self._named(pair)
             if first == second:
                 place = f"split '{self._split.name}': samples {int(pair[0])} and {int(pair[1])}"
                 self._findings.add(place, "key", "two keys", f"'{first}' twice")
+
+    def _named(self, samples: Samples) -> list[str]:
+        """Keys, with the number of the view where there are several of an image."""
+        keys, views = self._split.keys(samples) or [], self._split.views(samples)
+        if views is None:
+            return keys
+        return [f"{key}, view {view}" for key, view in zip(keys, views, strict=True)]
 
     def _bad_record(self, shard: ShardReader, sample: int, column: str) -> None:
         place = f"{shard.name}: sample {shard.first + sample}"

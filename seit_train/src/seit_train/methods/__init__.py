@@ -1,0 +1,1 @@
+"""Ways of learning from masked tokens, a file each; `base.py` is their law."""

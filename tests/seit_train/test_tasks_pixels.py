@@ -1,0 +1,180 @@
+"""Pixels as the last stage: from tokens to pictures, by the same loop, judged on pictures."""
+
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from seit_train.cli.main import main
+from seit_train.data import TokenBatch
+from seit_train.launch import TrainRequest, train
+from seit_train.metrics import read_metrics
+from seit_train.run import Run
+from seit_train.tasks.pixels import Pixels, PixelsConfig
+from tests.pictures import write_pictures
+from tests.toy_facts import make_facts, seeded
+from tokenstore.errors import Interrupted, TrainingError, UsageError
+from tokenstore.registry import find
+
+FACTS = make_facts(classes=4)
+VIT = {"width": 32, "depth": 2, "heads": 2, "drop_path": 0.0}
+PLAIN = {"rand_augment": None, "mixing": (), "label_smoothing": 0.0, "workers": 0}
+PIXELS = """
+pixels:
+  steps: 6
+  batch_size: 8
+  lr: 3.0e-3
+  loop: {log_every: 2, precision: fp32}
+  model: {width: 32, depth: 2, heads: 2}
+  image_size: 32
+  workers: 0
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), {"train": 24, "val": 10})
+
+
+@pytest.fixture
+def request_pixels(pictures, tmp_path):
+    recipe = tmp_path / "pixels.yaml"
+    recipe.write_text(PIXELS)
+
+    def make(*overrides, folder="pixels", **options):
+        place = tmp_path / folder
+        return TrainRequest("pixels", str(pictures), place, str(recipe), overrides, **options)
+
+    return make
+
+
+def make_task(**settings):
+    run = {"task": "pixels", "steps": 10, "batch_size": 8, "lr": 1e-3}
+    return Pixels(PixelsConfig(**run, **{"model": VIT, "image_size": 32, **settings}), FACTS)
+
+
+def make_batch(count=8, seed=1):
+    images = torch.randint(256, (count, 3, 32, 32), generator=seeded(seed), dtype=torch.uint8)
+    labels = torch.arange(count) % 4
+    valid = torch.ones(count, dtype=torch.bool)
+    return TokenBatch(images, labels, valid, torch.arange(count), None)
+
+
+def test_the_loss_is_the_cross_entropy_of_normalised_pixels():
+    task, batch = make_task(**PLAIN), make_batch()
+    torch.manual_seed(0)
+    model = task.build_model()
+    mean, deviation = (
+        torch.tensor(values)[:, None, None]
+        for values in (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+    )
+    logits = model((batch.ranks / 255 - mean) / deviation)
+    expected = functional.cross_entropy(logits, batch.labels)
+    torch.testing.assert_close(task.loss(model, batch, seeded(0)).loss, expected)
+
+
+def test_mixing_depends_on_the_generator_alone():
+    task, batch = make_task(), make_batch()
+    model = task.build_model()
+    first, again, other = (task.loss(model, batch, seeded(s)).loss.item() for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_our_vit_is_timms_where_the_mean_of_the_patches_is_read():
+    torch.manual_seed(0)
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, num_classes=4, global_pool="avg"
+    ).eval()
+    task = make_task(model={"width": 192, "depth": 12, "heads": 3})
+    ours = task.build_model().eval()
+    from seit_train.models.published import translated
+
+    report = task.load_init(ours, translated(theirs.state_dict()).weights)
+    assert not report.new and not report.unused and not report.resized
+    images = torch.randn(2, 3, 32, 32, generator=seeded(3))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+def test_it_learns_colours_and_is_judged_on_pictures(request_pixels, pictures):
+    outcome = train(request_pixels("steps=30", "rand_augment=null", "mixing=[]"))
+    assert outcome.best > 0.9
+    assert not (outcome.run.folder / "vocabulary.safetensors").exists()
+    assert Run.open(outcome.run.folder).store.classes == tuple(f"class{c}" for c in range(4))
+    words = ["evaluate", str(outcome.run.folder), "--images", str(pictures), "--json"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.stderr
+    assert '"n": 10, "loss": ' in result.stdout
+    assert f'"top1": {outcome.best}' in result.stdout
+
+
+def test_a_resumed_run_ends_with_the_same_weights(request_pixels, monkeypatch):
+    from tests.seit_train.test_trainer import kill_in_step
+
+    whole = train(request_pixels(folder="whole")).run
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 4)
+        with pytest.raises(Interrupted):
+            train(request_pixels(folder="cut"))
+    cut = train(request_pixels(folder="cut", resume=True)).run
+    expected, found = (load_file(run.last / "model.safetensors") for run in (whole, cut))
+    assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
+    assert read_metrics(whole.folder)[-1]["val_loss"] == read_metrics(cut.folder)[-1]["val_loss"]
+
+
+def test_tokens_then_pixels_and_the_exchanged_stem_is_said(request_run, request_pixels, caplog):
+    """Table 3 of SeiT, in small: everything goes over but the stem."""
+    tokens = train(request_run("classify", "steps=2", folder="tokens")).run
+    still = ("steps=1", "lr=1e-12", "optim.weight_decay=0")
+    with caplog.at_level("INFO", logger="seit_train"):
+        pixels = train(request_pixels(*still, init=str(tokens.folder))).run
+    assert "do not fit: patch_embed.proj.bias, patch_embed.proj.weight" in caplog.text
+    assert "interpolated or grown: pos_embed" in caplog.text
+    before, after = (load_file(run.last / "model.safetensors") for run in (tokens, pixels))
+    for name in ("blocks.1.mlp.fc2.weight", "head.weight", "norm.bias", "cls_token"):
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+def test_pixels_go_on_from_pixels_with_their_stem(request_pixels):
+    first = train(request_pixels("steps=2")).run
+    still = ("steps=1", "lr=1e-12", "optim.weight_decay=0")
+    second = train(request_pixels(*still, folder="second", init=str(first.folder))).run
+    name = "patch_embed.proj.weight"
+    before, after = (load_file(run.result() / "model.safetensors") for run in (first, second))
+    torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+def test_a_run_on_tokens_may_start_from_one_on_pixels(request_run, request_pixels, caplog):
+    pixels = train(request_pixels("steps=1")).run
+    with caplog.at_level("INFO", logger="seit_train"):
+        train(request_run("classify", "steps=1", folder="tokens", init=str(pixels.folder)))
+    assert "not used: patch_embed.proj.bias, patch_embed.proj.weight" in caplog.text
+
+
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(request_pixels, tmp_path):
+    flat = write_pictures(tmp_path / "flat", {"train": 8})
+    for picture in list(flat.rglob("*.png")):
+        picture.rename(flat / f"{picture.parent.name}-{picture.name}")
+    for class_folder in (flat / "train").iterdir():
+        class_folder.rmdir()
+    (flat / "train").rmdir()
+    for request, words in (
+        (request_pixels("image_size=40"), "does not cover a grid of 40x40"),
+        (request_pixels("data.shuffle=shards"), "are for stores"),
+        (request_pixels("batch_size=100"), "fewer than batch_size 100"),
+        (replace(request_pixels(), store=str(flat)), "these images have none"),
+    ):
+        with pytest.raises((TrainingError, UsageError), match=words):
+            train(request)
+        assert not request.folder.exists()
+
+
+def test_its_layers_are_those_of_the_vit():
+    task = make_task()
+    layers = {name: task.layer_of(name) for name, _ in task.build_model().named_parameters()}
+    assert set(layers.values()) == {0, 1, 2, 3}
+    assert find("seit_train.tasks", "pixels") is Pixels
