@@ -9,8 +9,18 @@ SLOW := slow or dist or kill or cluster or container
 # Two test processes on two cores: one thread each, or they fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+ENGINE ?= docker
+CA ?=
+comma := ,
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' tokenstore/pyproject.toml)
+IMAGE_reader := tokenstore-reader
+IMAGE_build := tokenstore-build
+IMAGE_train := seit-train
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+  --no-header --no-annotate --no-emit-package tokenstore
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format docs bench clean
+.PHONY: help demo test test-all slurm-test check format docs bench images locks clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,12 +34,17 @@ test: $(INSTALLED) ## the core suite (minutes)
 test-all: $(INSTALLED) ## the core suite and what is slow: kills, several processes, wheels
 	$(PYTEST)
 
+slurm-test: $(INSTALLED) ## the cluster scripts on a SLURM of one node (root, Debian's slurm and munge)
+	$(BIN)/python -m pytest -m cluster tests/pipelines/test_slurm.py
+
 check: $(INSTALLED) ## format, lint, types, import rules, and that docs/cli.md is fresh
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.make_cli --check
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck pipelines/cluster/slurm/* pipelines/cluster/ray/build.sh docker/smoke.sh
 
 format: $(INSTALLED) ## rewrite the files as `check` wants them
 	$(BIN)/ruff format .
@@ -40,6 +55,17 @@ docs: $(INSTALLED) ## write docs/cli.md from the --help of every command
 
 bench: $(INSTALLED) ## measure this machine: tokenizing, reading and loading rates
 	$(BIN)/python -m benchmarks.rates
+
+images: ## the images reader, build and train; ENGINE=podman for another, CA=file for a certificate
+	$(foreach target,reader build train,$(ENGINE) build --file docker/Dockerfile --target $(target) \
+	  $(if $(CA),--secret id=ca$(comma)src=$(CA)) --tag $(IMAGE_$(target)):$(VERSION) . &&) true
+
+locks: $(INSTALLED) ## newest versions into docker/*.lock, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(LOCK) docker/wheels.in -o docker/wheels.lock
+	$(LOCK) tokenstore/pyproject.toml --extra s3 --extra http -o docker/reader.lock
+	$(LOCK) tokenstore/pyproject.toml docker/cluster.in --extra build --extra ray -o docker/build.lock
+	$(LOCK) seit_train/pyproject.toml docker/cluster.in docker/build.lock -o docker/train.lock
 
 clean: ## remove what the targets made, but not .venv
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

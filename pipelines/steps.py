@@ -51,7 +51,7 @@ class Published:
 
     Attributes:
         step: name of the step, which prints JSON.
-        key: of the number in it.
+        key: of the number in it, dotted where it lies deeper.
         value: what was published, and where, as a person reads it.
     """
 
@@ -268,7 +268,9 @@ def _tell(request: Request, published: Sequence[Published]) -> None:
     """Print each number beside the published one."""
     for number in published:
         text = (request.folder / "steps" / f"{number.step}.out").read_text(encoding="utf-8")
-        value = json.loads(text)[number.key]
+        value = json.loads(text)
+        for key in number.key.split("."):
+            value = value[key]
         click.echo(f"{number.step:<28} {number.key} {value:8.4f}   published {number.value}")
     if request.limit and published:
         click.echo("a trial of a few images and steps: its numbers say nothing about the method")

@@ -16,7 +16,10 @@ ARGUMENTS = {
     "imagenet100": [["corpus", "synsets.txt"]],
     "ade20k": [["corpus"], ["corpus", "--pretrained", "corpus"]],
     "finegrained": [[name, "corpus"] for name in ("flowers", "cars", "inat18", "inat19")],
-    "robustness": [["--imagenet-r", "corpus", "--sketch", "corpus"]],
+    "robustness": [
+        ["--imagenet-r", "corpus", "--sketch", "corpus"],
+        ["--objectnet", "corpus", "--objectnet-map", "synsets.txt"],
+    ],
     "storage_tradeoff": [["--method", "seit"], ["--pixels"]],
     "own_images": [["corpus"], ["corpus", "--unlabelled"]],
 }
