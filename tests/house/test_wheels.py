@@ -42,7 +42,9 @@ def test_a_wheel_holds_every_file_of_its_package_and_its_licence(wheels, package
 
 def test_the_weights_travel_with_the_terms_of_their_photos(wheels):
     assert "tokenstore/tokenizers/pocket.safetensors" in wheels["tokenstore"]
-    assert any(name.endswith("licenses/NOTICE") for name in wheels["tokenstore"])
+    assert "seit_train/augment/token_adapt_pocket.safetensors" in wheels["seit_train"]
+    for inside in wheels.values():
+        assert any(name.endswith("licenses/NOTICE") for name in inside)
 
 
 def test_the_pages_of_the_reports_are_in_the_wheels(wheels):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from seit_train.evaluate.class_map import Scope, Targets, match_folders
 from seit_train.evaluate.classes import ClassFigures
-from seit_train.evaluate.on_images import evaluate_images
+from seit_train.evaluate.on_images import evaluate_images, open_gallery
 from seit_train.evaluate.on_store import evaluate_store
 from seit_train.evaluate.trained import load_trained
 from seit_train.launch import train
@@ -144,3 +144,13 @@ def test_a_class_map_is_used_on_pictures(trained, pictures, tmp_path):
     assert evaluate_images(trained, pictures, scope=Scope(file)) == before
     shutil.move(pictures / "n3", tmp_path)
     assert evaluate_images(trained, pictures, scope=Scope(file))["classes"] == 3
+
+
+def test_a_sample_of_the_pictures_is_drawn_by_seed(trained, pictures):
+    def drawn(seed):
+        gallery = open_gallery(trained, pictures, scope=Scope(sample=5, seed=seed))
+        return [key for decoded in gallery.decoded() for key in decoded.keys]
+
+    assert len(drawn(1)) == 5
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert evaluate_images(trained, pictures, scope=Scope(sample=99))["n"] == 13

@@ -64,8 +64,9 @@ def around_of(tokenizer, side=8, **changes):
     return Surroundings((side, side), torch.from_numpy(tokenizer.codebook), codes)
 
 
-def smooth_pictures(count, side, seed=1):
-    small = torch.rand(count, 3, 5, 5, generator=seeded(seed))
+def soft_pictures(count, side, seed=1):
+    """Blots of four pixels."""
+    small = torch.rand(count, 3, side // 4, side // 4, generator=seeded(seed))
     fine = torch.nn.functional.interpolate(small, (side, side), mode="bicubic").clamp(0, 1)
     return (fine * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -76,7 +77,7 @@ def smooth_pictures(count, side, seed=1):
 @torch.no_grad()
 def test_untrained_it_says_what_decoding_warping_and_encoding_says(pocket):
     """But for the rounding to uint8 in between, which moves a token now and then."""
-    ids, codebook = pocket.encode(smooth_pictures(7, 64)), torch.from_numpy(pocket.codebook)
+    ids, codebook = pocket.encode(soft_pictures(7, 64)), torch.from_numpy(pocket.codebook)
     kinds = torch.arange(7)
     warps = pair_warps(kinds, kinds, (8, 8))
     decoded = torch.from_numpy(pocket.to_uint8(pocket.decode(ids.numpy())))
@@ -167,14 +168,14 @@ def test_a_hundred_images_suffice_to_beat_warped_ids(tmp_path):
     from PIL import Image
 
     (tmp_path / "pictures").mkdir()
-    for number, picture in enumerate(smooth_pictures(100, 128).numpy()):
+    for number, picture in enumerate(soft_pictures(100, 128).numpy()):
         Image.fromarray(picture).save(tmp_path / f"pictures/{number:03d}.png")
     words = ["tokenadapt", str(tmp_path / "pictures"), "-o", str(tmp_path / "run")]
     ran = CliRunner().invoke(main, [*words, "--image-size", "128"], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     last = [line for line in read_metrics(tmp_path / "run") if "val_loss" in line][-1]
-    for kind in KINDS[1:]:
-        assert last[f"val_exact_{kind}"] > last[f"val_naive_{kind}"] + 0.05
+    for kind in ("rotation", "translation", "shear", "all"):
+        assert last[f"val_exact_{kind}"] > 1.3 * last[f"val_naive_{kind}"]
     small = tmp_path / "run/token_adapt.safetensors"
     assert small.stat().st_size <= 4_000_000
     around = around_of(load_tokenizer("pocket"), side=16)
@@ -213,12 +214,13 @@ def test_it_is_taken_where_no_weights_are_named_for_grids_of_any_size(pocket, si
     tokens = adapt(View(grid, None), seeded(8)).tokens
     assert tokens.shape == (2, 8, side * 7 // 8, side * 7 // 8)
     flat = tokens.permute(0, 2, 3, 1).reshape(-1, 8)
-    assert torch.cdist(flat, rows).min(dim=1).values.max() < 1e-3
+    away = torch.cdist(flat, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    assert away.min(dim=1).values.max() == 0
 
 
 def test_it_beats_warping_ids_on_pictures_it_has_not_seen(pocket):
-    """Smooth pictures, so an easy task; photos are measured in docs/log.md."""
-    pictures = smooth_pictures(28, 64, seed=9)
+    """Drawn ones, which are unlike photos; photos are measured in docs/log.md."""
+    pictures = soft_pictures(28, 64, seed=9)
     kinds = torch.arange(7).repeat(4)
     warps = pair_warps(torch.arange(28), kinds, (8, 8))
     before, after = pocket.encode(pictures), pocket.encode(warp_pictures(pictures, warps, (64, 64)))
@@ -231,8 +233,9 @@ def test_it_beats_warping_ids_on_pictures_it_has_not_seen(pocket):
     right, naive_right = (
         (ids == after).float().mean(dim=(1, 2)).view(4, 7).mean(dim=0) for ids in (guessed, naive)
     )
-    assert right[0] > 0.9  # identity
-    assert (right[1:] > naive_right[1:] + 0.05).all()
+    assert right[0] > 0.97  # identity
+    assert (right[1:] > naive_right[1:] + 0.01).all()
+    assert right[[2, 3, 6]].mean() > 1.5 * naive_right[[2, 3, 6]].mean()
 
 
 def test_it_is_refused_for_other_weights_of_pocket_and_for_other_tokenizers(pocket):

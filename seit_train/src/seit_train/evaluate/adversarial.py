@@ -5,7 +5,7 @@ it finds is rounded to bytes, as any picture is, and judged by the run as it sta
 fall to a small change count as fallen to every larger one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,18 +63,18 @@ def judge_attacked(trained: Trained, gallery: Gallery, asked: PictureAttack) -> 
         UsageError: a run, a tokenizer or targets that cannot be attacked so, or no images.
     """
     among = torch.tensor(gallery.targets.among, device=trained.world.device)
-    if any(len(members) > 1 for members in gallery.targets.members):
-        raise UsageError("an attack needs one class for a folder; the class map names several")
+    path = attacked_path(trained, gallery, asked.quantiser)
+    gallery.targets.refuse_sets()
     if asked.loss == "dlr" and len(among) < 3:
         raise UsageError("apgd-dlr compares three classes, and there are two; use apgd-ce")
     sizes = sorted({0, *asked.eps})
-    path = attacked_path(trained, gallery, asked.quantiser)
     battle = _Battle(trained, gallery, path, asked, sizes, among)
     right, count = np.zeros((len(sizes), 2), np.int64), 0
     with WorkProgress("attacking", total=len(gallery), unit="images") as progress:
         for decoded in gallery.decoded():
             count += len(decoded.images)
-            right += battle.survivors(decoded)
+            for part in _parts(decoded, path):
+                right += battle.survivors(part)
             progress.advance(len(decoded.images))
     if count == 0:
         raise UsageError("there is no image to evaluate on")
@@ -165,6 +165,19 @@ def _rows(decoded: Decoded, chosen: Tensor) -> Decoded:
         decoded.numbers[numbers],
         [decoded.keys[number] for number in numbers] if decoded.keys else [],
     )
+
+
+def _parts(decoded: Decoded, path: Callable[[Tensor], Tensor]) -> Iterator[Decoded]:
+    """A batch in parts whose weights of all codes at all places fit."""
+    count = len(decoded.images)
+    at_once = count
+    if isinstance(path, AttackedPath):
+        places = decoded.images[0, :, :, 0].size // path.codes.stride**2
+        at_once = path.ids.images_at_once(places)
+    for start in range(0, count, at_once):
+        chosen = torch.zeros(count, dtype=torch.bool)
+        chosen[start : start + at_once] = True
+        yield _rows(decoded, chosen)
 
 
 def _as_batch(images: Tensor) -> TokenBatch:

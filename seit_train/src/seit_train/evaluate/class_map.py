@@ -41,6 +41,21 @@ class Targets:
         labels = range(len(classes))
         return cls(tuple(classes), tuple((label,) for label in labels), tuple(labels))
 
+    def refuse_sets(self) -> None:
+        """Refuse pictures with several right answers.
+
+        Raises:
+            UsageError: the class map makes such pictures.
+        """
+        sets = [
+            name for name, members in zip(self.names, self.members, strict=True) if len(members) > 1
+        ]
+        if sets:
+            raise UsageError(
+                f"an attack needs one class for a folder, and the class map names several for "
+                f"'{sets[0]}'"
+            )
+
 
 @dataclass(frozen=True)
 class Scope:

@@ -151,7 +151,8 @@ def saturate(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
 def contrast(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:
     """Values closer to the mean of their channel."""
     means = pixels.mean(axis=(0, 1), keepdims=True)
-    return (pixels - means) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + means
+    paler: Pixels = (pixels - means) * (0.4, 0.3, 0.2, 0.1, 0.05)[level] + means
+    return paler
 
 
 def jpeg_compression(pixels: Pixels, level: int, rng: np.random.Generator) -> Pixels:

@@ -6,7 +6,7 @@ loss most stays. It needs neither pictures nor the tokenizer, and knows no bound
 ids: a code may become any other. A lower bound of nothing: a better search may need fewer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,9 +39,8 @@ def judge_substituted(
     path, chosen = IdPath(trained), torch.tensor(among, device=trained.world.device)
     right = dict.fromkeys(sorted({0, *budgets}), 0)
     count = 0
-    for batch in batches:
-        labels = columns_of(labels_of(batch)[batch.valid], chosen)
-        ranks = batch.ranks[batch.valid]
+    for labels, ranks in _parts(batches, path):
+        labels = columns_of(labels, chosen)
         count += len(ranks)
         changed = torch.zeros_like(ranks, dtype=torch.bool)
         for used in range(max(right) + 1):
@@ -54,6 +53,14 @@ def judge_substituted(
     if count == 0:
         raise UsageError("there is no image to evaluate on")
     return [{"ids": used, "top1": hits / count} for used, hits in right.items()]
+
+
+def _parts(batches: Iterable[TokenBatch], path: IdPath) -> Iterator[tuple[Tensor, Tensor]]:
+    """Labels and ranks of so many images as fit."""
+    for batch in batches:
+        labels, ranks = labels_of(batch)[batch.valid], batch.ranks[batch.valid]
+        at_once = path.images_at_once(ranks[0].numel())
+        yield from zip(labels.split(at_once), ranks.split(at_once), strict=True)
 
 
 def columns_of(labels: Tensor, among: Tensor) -> Tensor:

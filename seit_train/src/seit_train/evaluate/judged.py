@@ -85,6 +85,7 @@ def judge_folder(
     if asked.attack is not None:
         metrics["attack"] = judge_attacked(trained, gallery, asked.attack)
     if asked.budgets is not None:
+        gallery.targets.refuse_sets()
         batches = map(gallery.batch, gallery.decoded())
         rows = judge_substituted(trained, batches, asked.budgets, gallery.targets.among)
         metrics["attack"] = _told(rows)

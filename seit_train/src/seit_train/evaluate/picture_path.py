@@ -29,6 +29,8 @@ from tokenstore.tokenizers.search import NearestCode
 # (van den Oord et al., arXiv 1711.00937, section 3.2), or latents in place of codes altogether.
 Quantiser = Literal["straight-through", "left-out"]
 
+_WEIGHTS_AT_ONCE = 2**25  # numbers: 128 MB, and some times that with gradients
+
 
 class Codes(nn.Module):
     """From values that the tokenizer's network takes to latents and ranks."""
@@ -101,7 +103,14 @@ class IdPath(nn.Module):
 
     def forward(self, ranks: Tensor) -> Tensor:
         """Int64 [n,h,w] -> float32 [n,classes]."""
-        return self.weighted(nn.functional.one_hot(ranks, self._codes).float())
+        if not self.embeds_ids:
+            rows = cast(Tensor, self.rows)
+            return self.embedded(nn.functional.embedding(ranks, rows).permute(0, 3, 1, 2))
+        return cast(Tensor, self.model(center_crop(ranks, self.crop))).float()
+
+    def images_at_once(self, places: int) -> int:
+        """How many images' weights are held together, of grids with so many places."""
+        return max(1, _WEIGHTS_AT_ONCE // (places * self._codes))
 
     def weighted(self, weights: Tensor) -> Tensor:
         """Float [n,h,w,K] -> float32 [n,classes]."""
@@ -193,15 +202,17 @@ class AttackedPath(nn.Module):
 
 
 class _SoftTable(nn.Module):
-    """An embedding table for weights of ranks in place of ranks."""
+    """An embedding table that takes weights of all ranks too."""
 
     def __init__(self, table: nn.Embedding) -> None:
         super().__init__()
         self.weight = table.weight
 
     def forward(self, weights: Tensor) -> Tensor:
-        """Float [...,K] -> float [...,width]."""
-        return weights @ self.weight
+        """Float [...,K], or int64 [...] -> float [...,width]."""
+        if weights.is_floating_point():
+            return weights @ self.weight
+        return nn.functional.embedding(weights, self.weight)
 
 
 def code_distance(rows: Tensor) -> Tensor:

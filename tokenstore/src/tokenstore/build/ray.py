@@ -130,10 +130,10 @@ def _work_off(crew: "_Crew", todo: deque[Slot], watch: RejectWatch) -> list[Part
             if isinstance(result, Exception):
                 _put_back(todo, slots, lost, result)
                 continue
+            counts = {slot.name: slot.count for slot in slots}
             for report in result:
                 done.append(report)
-                rejects = report.rejects
-                watch.see_batch(report.count + len(rejects), rejects)
+                watch.see_batch(counts[report.name], report.rejects)
             if todo:
                 count = max(1, min(MOST_PARTS, len(todo) // (2 * crew.size())))
                 crew.give(desk, [todo.popleft() for _ in range(count)])

@@ -1,10 +1,12 @@
 """How far a build has come, read from its staging folder while it runs or after it was stopped."""
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenstore.build.plan import Slot
 from tokenstore.build.stored_plan import is_planned, read_plan
 from tokenstore.build.tokenize import PartReport, reported_part
 from tokenstore.manifest import NAME as MANIFEST
@@ -67,7 +69,8 @@ def build_status(place: str | Path) -> BuildStatus:
     slots = plan.slots()
     with ThreadPoolExecutor(READERS) as threads:
         found = list(threads.map(lambda slot: reported_part(slot, plan.hash, staging), slots))
-    reports = [report for report in found if report]
+    done = [(slot, report) for slot, report in zip(slots, found, strict=True) if report]
+    reports = [report for _, report in done]
     receipts = [name for name in staging.names() if name.startswith("packed/")]
     missing = [slot.name for slot, report in zip(slots, found, strict=True) if report is None]
     return BuildStatus(
@@ -76,20 +79,17 @@ def build_status(place: str | Path) -> BuildStatus:
         parts=len(slots),
         missing=tuple(missing),
         images=plan.images(),
-        done=sum(map(_images, reports)),
+        done=sum(slot.count for slot, _ in done),
         rejects=(*plan.outline.rejects, *(r for report in reports for r in report.rejects)),
         packed=len(receipts),
-        rate=recent_rate(reports),
+        rate=recent_rate(done),
     )
 
 
-def recent_rate(reports: list[PartReport]) -> float | None:
+def recent_rate(done: Sequence[tuple[Slot, PartReport]]) -> float | None:
     """Images a second over the parts that ended in the last hour before the last one ended."""
-    latest = max((report.ended for report in reports), default=-math.inf)
-    recent = [report for report in reports if report.ended > latest - RECENT]
-    began = min((report.began for report in recent), default=latest)
-    return sum(map(_images, recent)) / (latest - began) if latest > began else None
-
-
-def _images(report: PartReport) -> int:
-    return report.count + len(report.rejects)
+    latest = max((report.ended for _, report in done), default=-math.inf)
+    recent = [(slot, report) for slot, report in done if report.ended > latest - RECENT]
+    began = min((report.began for _, report in recent), default=latest)
+    images = sum(slot.count for slot, _ in recent)
+    return images / (latest - began) if latest > began else None

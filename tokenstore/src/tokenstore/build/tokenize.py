@@ -145,7 +145,7 @@ def tokenize_parts(
         size = max(1, bench.batch_size // views.count)
         decode = decoding_by(bench.source, bench.tokenizer.preprocessing, views)
         for part, batches in decoded_parts(parts, size, decode, bench.pool):
-            draft = _Draft(part, bench, views)
+            draft = _Draft(part, bench, views.count)
             begun.append(draft)
             for batch in batches:
                 usable, rejects = draft.take(batch)
@@ -175,13 +175,13 @@ class _Draft:
     encoder's large blocks, which could then not be used again (a build grew by 12 kB an image).
     """
 
-    def __init__(self, part: Part, bench: Workbench, views: Views) -> None:
+    def __init__(self, part: Part, bench: Workbench, views: int) -> None:
         self.part, self.began, self.tokenizer = part, bench.clock(), bench.tokenizer
         self.kept: list[Kept] = []
         self.rejects: list[Rejected] = []
         codes = len(bench.tokenizer.codebook)
         dtype = np.uint16 if codes <= 1 << 16 else np.int32
-        self._ids = np.empty((len(part.items) * views.count, *bench.tokenizer.grid), dtype)
+        self._ids = np.empty((len(part.items) * views, *bench.tokenizer.grid), dtype)
         self._received = 0
         self.awaited = 0
         self.is_read = False
@@ -334,17 +334,16 @@ def _file_content(draft: _Draft, bench: Workbench) -> bytes:
         "ids": draft.ids,
         "counts": np.bincount(draft.ids.ravel(), minlength=codes).astype(np.int64),
     }
+    kept = draft.kept
     if bench.plan.is_labelled(draft.part.split):
-        arrays["labels"] = np.array([one.item.label for one in draft.kept], np.int64)
+        arrays["labels"] = np.array([one.item.label for one in kept], np.int64)
     if bench.plan.facts["keys"]:
-        arrays["keys"] = _lines([one.item.key for one in draft.kept])
+        arrays["keys"] = _lines([one.item.key for one in kept])
     outline = bench.plan.outline
     if outline.has_masks:
-        arrays["masks"], arrays["mask_ends"] = joined(
-            [one.picture.mask or b"" for one in draft.kept]
-        )
+        arrays["masks"], arrays["mask_ends"] = joined([one.picture.mask or b"" for one in kept])
     if outline.has_meta:
-        arrays["meta"] = _lines([one.picture.meta or "{}" for one in draft.kept])
+        arrays["meta"] = _lines([one.picture.meta or "{}" for one in kept])
     if "views" in bench.plan.facts["preprocess"]:
-        arrays["views"] = np.array([one.picture.view for one in draft.kept], np.uint16)
+        arrays["views"] = np.array([one.picture.view for one in kept], np.uint16)
     return safetensors.numpy.save(arrays)

@@ -3,15 +3,12 @@
 For every task that has `logits`. Images are centre crops, as in evaluation.
 """
 
-from typing import Protocol, cast, runtime_checkable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from seit_train.data import TokenBatch
 from seit_train.evaluate.trained import Trained
 from seit_train.report.blocks import Block, Figure, Frame, Gallery, Matrix, Table, Text
 from seit_train.report.material import Material
@@ -26,14 +23,6 @@ _PICTURE_PIXELS = 512  # least side of a painted matrix
 Counts = NDArray[np.int64]  # [true class, predicted class]
 
 
-@runtime_checkable
-class Classifies(Protocol):
-    """A task that says of each image how likely each class is."""
-
-    def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
-        """Float32 [B,classes] of plain images."""
-
-
 class Predictions(Section):
     """Confusion matrix, commonest confusions, worst-predicted images."""
 
@@ -43,7 +32,7 @@ class Predictions(Section):
     @classmethod
     def serves(cls, trained: Trained) -> bool:
         """Tasks with logits over the classes of the store."""
-        return isinstance(trained.task, Classifies) and bool(trained.run.store.classes)
+        return trained.task.classifies and bool(trained.run.store.classes)
 
     @classmethod
     def look(cls, material: Material, sample: int) -> Findings:
@@ -90,11 +79,10 @@ class _Worst:
 def _predicted(material: Material, numbers: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
     """Probabilities float32 [n,classes], predictions and labels int64 [n], on the CPU."""
     trained = material.trained
-    task = cast(Classifies, trained.task)
     rows, best, labels = [], [], []
     with trained.computing():
         for batch in material.batches(numbers):
-            logits = task.logits(trained.model, batch)
+            logits = trained.task.logits(trained.model, batch)
             rows.append(functional.softmax(logits, dim=1).cpu())
             # As `evaluate` does, because in bf16 two classes can have the same logit.
             best.append(logits.topk(min(5, logits.shape[1])).indices[:, 0].cpu())

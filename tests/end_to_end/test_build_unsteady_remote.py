@@ -1,4 +1,4 @@
-"""A store built at a URL has the bytes of one in a folder, also where the remote fails at times."""
+"""A store built at a URL that fails now and then has the bytes of one in a folder."""
 
 from pathlib import Path
 
