@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from tests.pipelines.corpora import SYNSETS, write_ade20k, write_imagenet
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 RECIPE = """
 mtm:
