@@ -68,7 +68,9 @@ def test_stripes_in_any_order_and_finish_give_the_bytes_of_one_command(
     assert not out.exists()
     done = [told("build", corpus, "-o", out, *SMALL, "--part", f"{i}/3") for i in (2, 1, 0)]
     assert [stripe["parts"] for stripe in done] == [1, 1, 2]
-    assert told("finish", out)["fingerprint"] == tokenstore.open(out).fingerprint
+    finished = told("finish", out)
+    assert finished["fingerprint"] == tokenstore.open(out).fingerprint
+    assert finished["images"] == sum(len(split) for split in tokenstore.open(out).values())
     assert tree(out) == whole
     assert not Path(f"{out}.building").exists()
     assert told("finish", out)["new"] is False

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build came to: `tokenized` images in this run; not `is_new` if it was whole before."""
+    """What a build came to.
+
+    Attributes:
+        tokenized: images of this run; those that it packed, where it only packed.
+        is_new: False where the store was whole before.
+    """
 
     place: str
     manifest: Manifest
@@ -142,7 +147,8 @@ def finish_store(place: str | Path, running: Running) -> BuildReport:
             )
         finished = [found[slot.name] for slot in plan.slots()]
         manifest = _packed(output, plan, finished, plan.codebook(), running)
-        return BuildReport(output.target.url, manifest, is_new=True, tokenized=0)
+        images = sum(report.count for report in finished)
+        return BuildReport(output.target.url, manifest, is_new=True, tokenized=images)
     return _whole(output)
 
 
