@@ -44,6 +44,7 @@ class Small:
     classes: int | None = 7
     keys: bool = True
     extras: bool = True
+    masks: bool = True  # among the extras
     rejects: int = 2
     seed: int = 0
     walk: bool = False  # neighbours are alike, as in pictures
@@ -72,7 +73,11 @@ def write_small_store(place: Any, small: Small = Small()) -> Written:
     ]
     sets = [write_tables(storage, codec) for codec in fitted]
     columns = columns_for(
-        small.classes, keys=small.keys, masks=small.extras, meta=small.extras, views=small.extras
+        small.classes,
+        keys=small.keys,
+        masks=small.extras and small.masks,
+        meta=small.extras,
+        views=small.extras,
     )
     splits = {}
     for name, samples in truth.items():
@@ -123,7 +128,7 @@ def _samples(name: str, ranks: np.ndarray, small: Small, rng: np.random.Generato
     if not small.extras:
         return Samples(ranks, labels, keys)
     drawn = [rng.integers(0, 5, (i % 3 + 1, i % 4 + 1)).astype(np.uint8) for i in range(count)]
-    masks = [mask_payload(mask % (small.classes or 5)) for mask in drawn]
+    masks = [mask_payload(mask % (small.classes or 5)) for mask in drawn] if small.masks else None
     meta = [{"width": i, "name": f"é\n{i}"} for i in range(count)]
     views = rng.integers(0, 3, count).astype(np.uint16)
     return Samples(ranks, labels, keys, masks, meta, views)

@@ -46,6 +46,12 @@ def old(tmp_path: Path) -> tokenstore.Store:
     return write_small_store(tmp_path / "s").store
 
 
+@pytest.fixture
+def labelled(tmp_path: Path) -> tokenstore.Store:
+    """The same without masks, so that images can be chosen by class."""
+    return write_small_store(tmp_path / "labelled", Small(masks=False)).store
+
+
 def assert_same(old: list[tokenstore.Sample], new: list[tokenstore.Sample]) -> None:
     for before, now in zip(old, new, strict=True):
         assert (before.key, before.label) == (now.key, now.label)
@@ -78,18 +84,18 @@ def test_another_codec_and_shard_size_keep_every_sample(
 
 @pytest.mark.parametrize("words", [("--class", "c5", "--class", "c2"), ("--classes", "c2,c5")])
 def test_classes_are_taken_and_labels_count_them(
-    old: tokenstore.Store, tmp_path: Path, words: tuple[str, ...]
+    labelled: tokenstore.Store, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    done("convert", old.url, "-o", tmp_path / "n", *words)
+    done("convert", labelled.url, "-o", tmp_path / "n", *words)
     new = tokenstore.open(tmp_path / "n")
     assert verify_store(new.storage) == []
     assert new.manifest.classes == ("c2", "c5")
-    for name, split in old.items():
+    for name, split in labelled.items():
         kept = [sample for sample in split if sample.label in (2, 5)]
         assert [s.key for s in kept] == [s.key for s in new[name]]
         assert [s.label for s in kept] == [(2, 5)[s.label] for s in new[name]]
     assert new["train"].entry.source_bytes == 0  # nobody knows how many these few had
-    assert new.vocabulary_fingerprint == old.vocabulary_fingerprint
+    assert new.vocabulary_fingerprint == labelled.vocabulary_fingerprint
     assert (new.vocabulary.counts == 0).any()
 
 
@@ -121,13 +127,13 @@ def test_the_first_of_each_split_of_some_splits_without_keys(
 
 
 def test_conditions_hold_together_and_a_split_may_become_empty(
-    old: tokenstore.Store, tmp_path: Path
+    labelled: tokenstore.Store, tmp_path: Path
 ) -> None:
-    chosen = [s.key for s in old["train"] if s.label == 3][:3]
+    chosen = [s.key for s in labelled["train"] if s.label == 3][:3]
     (tmp_path / "list.txt").write_text("\n".join([*chosen, "ordner ä/train_000"]))
     assert chosen
     words = ("--list", tmp_path / "list.txt", "--class", "c3", "--first", 1)
-    facts = json.loads(done("convert", old.url, "-o", tmp_path / "n", *words, "--json").stdout)
+    facts = json.loads(done("convert", labelled.url, "-o", tmp_path / "n", *words, "--json").stdout)
     assert facts["splits"] == {"train": 1, "val": 0}
     new = tokenstore.open(tmp_path / "n")
     assert [s.key for s in new["train"]] == chosen[:1]
@@ -235,7 +241,7 @@ main()
     [
         (["--codec", "zsdt"], ["unknown codec 'zsdt'. Did you mean zstd"]),
         (["--split", "vla"], ["unknown split 'vla'. Did you mean val?"]),
-        (["--class", "c77"], ["unknown class 'c77'.", "Known: c0, c1"]),
+        (["--class", "c2"], ["cannot be chosen by class", "Choose by --list or --first"]),
         (["--list", "none.txt"], ["none.txt", "cannot be read"]),
         (["--first", "0"], ["--first"]),
         (["--shard-size", "0"], ["--shard-size"]),
@@ -270,10 +276,10 @@ def test_conditions_that_a_store_cannot_meet_are_refused(tmp_path: Path) -> None
     assert "has no classes" in refused(*words, "--class", "a")
 
 
-def test_an_empty_selection_is_refused(old: tokenstore.Store, tmp_path: Path) -> None:
-    key = next(s.key for s in old["train"] if s.label != 1)
+def test_an_empty_selection_is_refused(labelled: tokenstore.Store, tmp_path: Path) -> None:
+    key = next(s.key for s in labelled["train"] if s.label != 1)
     (tmp_path / "list.txt").write_text(key, encoding="utf-8")
     words = ("--list", tmp_path / "list.txt", "--class", "c1")
-    told = refused("convert", old.url, "-o", tmp_path / "n", *words)
+    told = refused("convert", labelled.url, "-o", tmp_path / "n", *words)
     assert "no image of" in told
     assert not (tmp_path / "n").exists()

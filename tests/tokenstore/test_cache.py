@@ -20,6 +20,7 @@ from filelock import FileLock
 import tokenstore
 from tests.http_folder import serve
 from tests.small_store import Small, write_small_store
+from tokenstore import retrying
 from tokenstore.cache import MARKER, open_cache
 from tokenstore.errors import CorruptStore, StoreError, UsageError
 from tokenstore.loader import TokenLoader
@@ -316,10 +317,11 @@ def test_a_store_streams_over_http_with_and_without_a_cache(original, http, tmp_
     ]
 
 
-def test_a_server_in_trouble_is_named(http, tmp_path):
+def test_a_server_in_trouble_is_tried_again_and_named(http, tmp_path, monkeypatch):
+    monkeypatch.setattr(retrying.time, "sleep", lambda seconds: None)
     store = tokenstore.open(http.url, cache=tmp_path / "cache")
     http.status = 503
-    with pytest.raises(StoreError, match=r"cannot fetch .*train-000000\.\w+: .*Run the same again"):
+    with pytest.raises(StoreError, match=r"failed 6 times .*503.*train-000000\.\w+.*run the same"):
         store["train"].read([0])
 
 

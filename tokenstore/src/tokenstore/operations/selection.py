@@ -50,9 +50,14 @@ def named_classes(selection: Selection, store: Store) -> Selection:
 
     Raises:
         UnknownName: the store has no such class.
-        UsageError: it has none at all.
+        UsageError: it has none at all, or the pixels of masks count them.
     """
     known, names = store.manifest.classes, []
+    if selection.classes and any("mask" in split.columns for split in store.splits.values()):
+        raise UsageError(
+            f"images of '{store.url}' cannot be chosen by class: its classes are those of its masks' "
+            "pixels, which a choice would number anew. Choose by --list or --first."
+        )
     for name in selection.classes:
         if known is None:
             raise UsageError(f"'{store.url}' has no classes, so none is called '{name}'")
