@@ -55,8 +55,8 @@ def named_classes(selection: Selection, store: Store) -> Selection:
     known, names = store.manifest.classes, []
     if selection.classes and any("mask" in split.columns for split in store.splits.values()):
         raise UsageError(
-            f"images of '{store.url}' cannot be chosen by class: its classes are those of its masks' "
-            "pixels, which a choice would number anew. Choose by --list or --first."
+            f"images of '{store.url}' cannot be chosen by class: its classes are those of "
+            "its masks, which a choice would number anew. Choose by --list or --first."
         )
     for name in selection.classes:
         if known is None:
