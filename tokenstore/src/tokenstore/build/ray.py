@@ -59,7 +59,7 @@ class Encoder:
     staging_url: str
     folder: str
     desk: Desk
-    bench: Workbench = field(init=False)
+    bench: Workbench = field(init=False, repr=False)  # Ray prints an actor before it is ready
 
     def ready(self) -> list[PartReport]:
         """Load everything, from the files that all nodes see; no part is done yet.
@@ -167,6 +167,7 @@ class _Crew:
         self.idle: dict[tuple[str, int], Desk] = {}
         self.started: set[tuple[str, int]] = set()
         self.looked, self.alone_since = 0.0, time.monotonic()
+        self.trouble: Exception | None = None  # of the actor that was lost last
 
     def size(self) -> int:
         return max(1, len(self.started))
@@ -195,8 +196,9 @@ class _Crew:
         elif now - self.alone_since > PATIENCE:
             raise BuildError(
                 f"no node of the Ray cluster could start a worker on {self.device} in "
-                f"{PATIENCE:,.0f} s. Look at `ray status`; what is finished is kept."
-            )
+                f"{PATIENCE:,.0f} s (the last was lost by {type(self.trouble).__name__}). Look at "
+                "`ray status`; what is finished is kept."
+            ) from self.trouble
 
     def results(self) -> Iterator[tuple[Desk, list[Slot], "list[PartReport] | Exception"]]:
         """What has come back; an exception where the actor was lost, others are raised."""
@@ -212,6 +214,7 @@ class _Crew:
                 raise error.cause from None
             except self.ray.exceptions.RayError as error:
                 self._forget(desk)
+                self.trouble = error
                 yield desk, slots, error
             else:
                 self.started.add(desk[:2])
