@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -77,7 +77,8 @@ def worker_processes(workers: int) -> ProcessPoolExecutor:
     context: Any = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(PRELOADED)
-    return ProcessPoolExecutor(workers, context, initializer=_begin_worker)
+    environment = dict(os.environ)
+    return ProcessPoolExecutor(workers, context, initializer=_begin_worker, initargs=(environment,))
 
 
 def _done_apart(work: Work[T], task: Sequence[T]) -> list[Any]:
@@ -110,8 +111,13 @@ def _in_own_process(work: Work[T], task: Sequence[T]) -> list[Any] | None:
             return None
 
 
-def _begin_worker() -> None:
-    """Leave signals to the build, end when it is killed, and stay silent about odd pictures."""
+def _begin_worker(environment: Mapping[str, str]) -> None:
+    """Leave signals to the build, end when it is killed, and stay silent about odd pictures.
+
+    `environment` is the build's. A fork server that is older than it would give its own, and the
+    credentials of a remote are nowhere else.
+    """
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler sends it to every process of a job
     warnings.filterwarnings("ignore", module="PIL")
