@@ -175,7 +175,7 @@ def test_a_hundred_images_suffice_to_beat_warped_ids(tmp_path):
     assert ran.exit_code == 0, ran.output
     last = [line for line in read_metrics(tmp_path / "run") if "val_loss" in line][-1]
     for kind in ("rotation", "translation", "shear", "all"):
-        assert last[f"val_exact_{kind}"] > 1.3 * last[f"val_naive_{kind}"]
+        assert last[f"val_exact_{kind}"] > last[f"val_naive_{kind}"] + 0.04
     small = tmp_path / "run/token_adapt.safetensors"
     assert small.stat().st_size <= 4_000_000
     around = around_of(load_tokenizer("pocket"), side=16)
