@@ -1,5 +1,6 @@
 """Small stores with every column, several shards and two codecs, and what was put into them."""
 
+import uuid
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,6 +120,15 @@ def _ids(shape: tuple[int, ...], small: Small, rng: np.random.Generator) -> np.n
     return (
         np.where(rng.random(shape) < 0.1, rng.integers(0, small.codes, shape), walk) % small.codes
     )
+
+
+def copy_in_memory(store: Store) -> str:
+    """A copy of a local store in fsspec's memory; gives its URL."""
+    url = f"memory://{uuid.uuid4()}/s"
+    remote = open_storage(url)
+    for name in open_storage(store.url).names():
+        remote.create(name, open_storage(store.url).read(name))
+    return url
 
 
 def _samples(name: str, ranks: np.ndarray, small: Small, rng: np.random.Generator) -> Samples:

@@ -243,3 +243,19 @@ def test_it_is_refused_for_other_weights_of_pocket_and_for_other_tokenizers(pock
         make_augmentation({"token_adapt": {}}, around_of(pocket, weights="abc"))
     with pytest.raises(TrainingError, match="no TokenAdapt comes .* vit-vqgan.*--tokenizer"):
         make_augmentation({"token_adapt": {}}, around_of(pocket, name="vit-vqgan"))
+
+
+def test_masks_go_where_the_pictures_go_and_what_comes_from_outside_is_unknown(pocket):
+    whole = {"p": 0.0, "flip_p": 1.0, "scale": [1.0, 1.0], "ratio": [1.0, 1.0]}
+    masks = torch.randint(3, (2, 64, 64), generator=seeded(5))
+    around = around_of(pocket)
+    vectors = around.codebook[pocket.encode(soft_pictures(2, 64))].permute(0, 3, 1, 2)
+    flip = make_augmentation({"token_adapt": {"size": 8, "geometry": whole}}, around)
+    assert flip.keeps_masks
+    assert torch.equal(flip(View(vectors, None, masks), seeded(6)).masks, masks.flip(2))
+    shifted = {**whole, "p": 1.0, "flip_p": 0.0, "degrees": 0.0, "shear": 0.0, "translate": 0.5}
+    shift = make_augmentation({"token_adapt": {"size": 8, "geometry": shifted}}, around)
+    moved = shift(View(vectors, None, torch.ones_like(masks)), seeded(7)).masks
+    assert set(moved.unique().tolist()) == {-1, 1}
+    mixing = make_augmentation({"token_adapt": {"size": 8, "cutmix": 1.0}}, around)
+    assert not mixing.keeps_masks

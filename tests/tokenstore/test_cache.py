@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,13 +18,13 @@ from filelock import FileLock
 
 import tokenstore
 from tests.http_folder import serve
-from tests.small_store import Small, write_small_store
+from tests.small_store import Small, copy_in_memory, write_small_store
 from tokenstore import retrying
 from tokenstore.cache import MARKER, open_cache
 from tokenstore.errors import CorruptStore, StoreError, UsageError
 from tokenstore.loader import TokenLoader
 from tokenstore.shard_shuffle import ShardShuffle
-from tokenstore.storage import LocalStorage, RemoteStorage
+from tokenstore.storage import RemoteStorage
 
 SHARDS = 6
 SMALL = Small(counts=(("train", SHARDS * 40),), grid=(8, 8), shard=40, block=8, extras=False)
@@ -40,11 +39,7 @@ def original(tmp_path_factory):
 @pytest.fixture
 def remote(original):
     """A copy of it in fsspec's memory."""
-    url = f"memory://{uuid.uuid4()}/s"
-    storage = RemoteStorage(url)
-    for name in LocalStorage(original.url).names():
-        storage.create(name, Path(original.url, name).read_bytes())
-    return url
+    return copy_in_memory(original)
 
 
 @pytest.fixture

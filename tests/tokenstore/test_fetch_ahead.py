@@ -2,15 +2,13 @@
 
 import threading
 import time
-import uuid
-from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 
 import tokenstore
-from tests.small_store import Small, write_small_store
+from tests.small_store import Small, copy_in_memory, write_small_store
 from tokenstore.errors import CorruptStore
 from tokenstore.fetch_ahead import _two_windows, fetch_ahead
 from tokenstore.loader import TokenLoader
@@ -18,7 +16,7 @@ from tokenstore.mixture import MixedSplit
 from tokenstore.order import Shuffled
 from tokenstore.sampling import Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
-from tokenstore.storage import LocalStorage, RemoteStorage
+from tokenstore.storage import RemoteStorage
 
 SHARDS, EACH, WINDOW, BATCH = 12, 16, 2, 8
 SMALL = Small(
@@ -33,11 +31,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def remote(original):
-    url = f"memory://{uuid.uuid4()}/s"
-    storage = RemoteStorage(url)
-    for name in LocalStorage(original.url).names():
-        storage.create(name, Path(original.url, name).read_bytes())
-    return url
+    return copy_in_memory(original)
 
 
 class Downloads:

@@ -13,7 +13,8 @@ def _without_a_network(outcome: "Outcome", place: str) -> list[str]:
     from seit_train.evaluate.mask_baselines import mask_baselines
     from tokenstore.reader import open_store
 
-    store, facts = open_store(place), outcome.run.store.facts()
+    data, facts = outcome.run.config.data, outcome.run.store.facts()
+    store = open_store(place, cache=data.cache, cache_bytes=data.cache_bytes)
     if facts.masks is None or not store.splits.get("val"):
         return []
     shares = mask_baselines(store["train"], store["val"], facts.masks, facts.vocabulary_size)

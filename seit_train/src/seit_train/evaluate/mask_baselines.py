@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from seit_train.tasks.base import MaskFacts
 from seit_train.tasks.segment import UNKNOWN, class_iou, confusion_matrix
+from tokenstore.progress import WorkProgress
 from tokenstore.reader import Split
 
 Guess = Callable[[NDArray[np.int64]], NDArray[np.int64]]  # ranks [n,h,w] -> classes [n,H,W]
@@ -33,13 +34,20 @@ def mask_baselines(train: Split, val: Split, masks: MaskFacts, vocabulary: int) 
         `by_place`: a pixel has the class that is commonest at its place. `by_id_and_cell`: it has
         the class that is commonest with its id in its cell; at its place where that never occurred.
     """
+    with WorkProgress("guessing without a network", total=len(train) + 2 * len(val)) as progress:
+        return _judged(train, val, masks, vocabulary, progress)
+
+
+def _judged(
+    train: Split, val: Split, masks: MaskFacts, vocabulary: int, progress: WorkProgress
+) -> dict[str, float]:
     classes, (height, width) = len(masks.classes), masks.size
     pixels = np.arange(height * width).reshape(height, width)
     rows, columns = np.indices(masks.size)
     cells = rows * _CELLS // height * _CELLS + columns * _CELLS // width
     by_place = np.zeros((height * width, classes), np.int64)
     by_cell = np.zeros((vocabulary * _CELLS**2, classes), np.int64)
-    for ranks, truth in _chunks(train, masks):
+    for ranks, truth in _chunks(train, masks, progress):
         known = truth >= 0
         codes = _enlarged(ranks, masks.size) * _CELLS**2 + cells
         places = np.broadcast_to(pixels, truth.shape)
@@ -57,23 +65,23 @@ def mask_baselines(train: Split, val: Split, masks: MaskFacts, vocabulary: int) 
         return np.broadcast_to(usual, (len(ranks), *usual.shape))
 
     return {
-        "by_place": _miou(val, masks, at_its_place),
-        "by_id_and_cell": _miou(val, masks, by_id_and_cell),
+        "by_place": _miou(val, masks, at_its_place, progress),
+        "by_id_and_cell": _miou(val, masks, by_id_and_cell, progress),
     }
 
 
-def _miou(split: Split, masks: MaskFacts, guess: Guess) -> float:
+def _miou(split: Split, masks: MaskFacts, guess: Guess, progress: WorkProgress) -> float:
     """Mean IoU over the classes that are there or guessed."""
     classes = len(masks.classes)
     confusion = torch.zeros(classes, classes, dtype=torch.int64)
-    for ranks, truth in _chunks(split, masks):
+    for ranks, truth in _chunks(split, masks, progress):
         guessed = torch.from_numpy(guess(ranks).copy())
         confusion += confusion_matrix(guessed, torch.from_numpy(truth), classes)
     return float(class_iou(confusion).nanmean())
 
 
 def _chunks(
-    split: Split, masks: MaskFacts
+    split: Split, masks: MaskFacts, progress: WorkProgress
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Ranks int64 [n,h,w] and classes int64 [n,H,W], -1 where nobody knows them."""
     for start in range(0, len(split), _CHUNK):
@@ -82,6 +90,7 @@ def _chunks(
         if masks.ignore is not None:
             truth[truth == masks.ignore] = UNKNOWN
         yield split.read(some).ranks.astype(np.int64), truth
+        progress.advance(len(some))
 
 
 def _enlarged(ranks: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:

@@ -170,8 +170,7 @@ class TokenViT(nn.Module):
 
         The class token comes first. The final norm is not applied.
         """
-        first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
-        encoded = torch.cat([first.expand(patches.shape[0], -1, -1), patches], dim=1)
+        encoded = self._with_class_token(patches)
         for block in self.blocks:
             encoded = block(encoded)
         return encoded
@@ -184,9 +183,7 @@ class TokenViT(nn.Module):
             behind: numbers of those blocks, rising.
         """
         patches = self.tokenize(tokens)
-        embedded = patches + self.pos_embed[:, 1:].to(patches.dtype)
-        first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
-        encoded = torch.cat([first.expand(patches.shape[0], -1, -1), embedded], dim=1)
+        encoded = self._with_class_token(patches + self.pos_embed[:, 1:].to(patches.dtype))
         found = []
         for number, block in enumerate(self.blocks):
             encoded = block(encoded)
@@ -201,6 +198,11 @@ class TokenViT(nn.Module):
         pooled = self.norm(encoded[:, 1:].mean(dim=1))
         logits: Tensor = self.head(pooled)
         return logits
+
+    def _with_class_token(self, patches: Tensor) -> Tensor:
+        """[B,n,width] -> [B,1+n,width], the class token first."""
+        first = (self.cls_token + self.pos_embed[:, :1]).to(patches.dtype)
+        return torch.cat([first.expand(patches.shape[0], -1, -1), patches], dim=1)
 
 
 def init_transformer(model: nn.Module) -> None:
