@@ -223,6 +223,15 @@ def test_upernet_on_a_shallow_vit_is_refused_with_the_cure():
         make_model(make_task(model={**VIT, "head": "upernet"}))
 
 
+@pytest.mark.parametrize("head", ["convolutions", "upernet"])
+@pytest.mark.parametrize("embedding", ["ids", "codebook"])
+def test_every_weight_learns_as_training_in_several_processes_asks(head, embedding):
+    task = make_task(model={**IDS, "depth": 6, "head": head, "embedding": embedding})
+    model = make_model(task)
+    task.loss(model, masked_batch(count=3), seeded(1)).loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
 def test_layers_decay_from_the_head_to_the_stem():
     task = make_task()
     layers = {name: task.layer_of(name) for name, _ in make_model(task).named_parameters()}

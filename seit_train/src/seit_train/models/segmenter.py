@@ -50,7 +50,7 @@ class UperNet(nn.Module):
 
         super().__init__()
         width, depth = encoder.cls_token.shape[-1], len(encoder.blocks)
-        self.encoder, self.size = encoder, size
+        self.encoder, self.size = _without_final_norm(encoder), size
         self.behind = [depth // 3 - 1, depth // 2 - 1, 2 * depth // 3 - 1, depth - 1]
         if depth < 5:
             raise TrainingError(
@@ -109,7 +109,7 @@ class ConvSegmenter(nn.Module):
         """
         super().__init__()
         width, stem = encoder.cls_token.shape[-1], encoder.patch_embed
-        self.encoder, self.scale = encoder, scale
+        self.encoder, self.scale = _without_final_norm(encoder), scale
         self.norm = nn.GroupNorm(1, width)
         layers: list[nn.Module] = []
         channels = width + stem.proj.in_channels
@@ -129,3 +129,9 @@ class ConvSegmenter(nn.Module):
         )
         joined = self.convolutions(torch.cat([wide, grid.to(wide.dtype)], dim=1))
         return Logits(functional.pixel_shuffle(self.head(joined), self.scale), None)
+
+
+def _without_final_norm(encoder: TokenViT) -> TokenViT:
+    """Maps come from before it, and DDP waits for the gradient of every weight."""
+    encoder.norm = nn.Identity()
+    return encoder

@@ -155,7 +155,7 @@ class TokenViT(nn.Module):
             )
             for rate in rates
         )
-        self.norm = LayerNorm(width)
+        self.norm: nn.Module = LayerNorm(width)
         self.head = nn.Linear(width, classes) if classes else nn.Identity()
         init_transformer(self)
         use_device_dropout(self)
