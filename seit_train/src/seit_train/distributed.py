@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_ATTEMPT, _ATTEMPTS = "seit-train/attempt", "seit-train/attempts"  # keys of torchrun's store
+
 
 @dataclass(frozen=True)
 class World:
@@ -45,14 +47,30 @@ def joined_world() -> Iterator[World]:
     if kind == "cuda":
         device = torch.device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device)
+        _join("nccl", device)
     else:
         device = torch.device("cpu")
-        dist.init_process_group("gloo")
+        _join("gloo", None)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, device: torch.device | None) -> None:
+    """Meet the others under names that no earlier attempt has used.
+
+    torchrun's store outlives its restarts (seen with torch 2.15): who came first after a restart
+    could read the address of a process that had died there, and wait for it.
+    """
+    store, rank, size = next(dist.rendezvous("env://"))
+    if rank == 0:
+        store.set(_ATTEMPT, str(store.add(_ATTEMPTS, 1)))
+    attempt = dist.PrefixStore(store.get(_ATTEMPT).decode(), store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, device_id=device)
+    dist.barrier()
+    if rank == 0:  # everybody has read it, and the next attempt must not
+        store.delete_key(_ATTEMPT)
 
 
 def wait_for_all() -> None:
