@@ -20,7 +20,7 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
   --no-header --no-annotate --no-emit-package tokenstore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all slurm-test check format docs bench images locks clean
+.PHONY: help demo test test-all slurm-test check format docs site bench images locks clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ format: $(INSTALLED) ## rewrite the files as `check` wants them
 
 docs: $(INSTALLED) ## write docs/cli.md from the --help of every command
 	$(BIN)/python -m docs.make_cli
+
+site: $(INSTALLED) ## README.md and docs/ as pages in site/, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED) ## measure this machine: tokenizing, reading and loading rates
 	$(BIN)/python -m benchmarks.rates
