@@ -214,13 +214,9 @@ def runnable(page: str) -> list[Block | Command]:
     return found
 
 
-def marked(page: str) -> object:
-    """All pages but a quick one are slow."""
-    marks = [pytest.mark.timeout(1200), *([] if page == "docs/interop.md" else [pytest.mark.slow])]
-    return pytest.param(page, marks=marks)
-
-
-@pytest.mark.parametrize("page", [marked(page) for page in PAGES if runnable(page)])
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
 def test_the_commands_of_a_page_run(page, provide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     program = ""
