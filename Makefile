@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --d
 ENGINE ?= docker
 CA ?=
 comma := ,
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' tokenstore/pyproject.toml)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tokenstore/src/tokenstore/__init__.py)
 IMAGE_reader := tokenstore-reader
 IMAGE_build := tokenstore-build
 IMAGE_train := seit-train
@@ -20,7 +20,7 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
   --no-header --no-annotate --no-emit-package tokenstore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all slurm-test check format docs bench images locks clean
+.PHONY: help demo test test-all slurm-test check format docs bench dist dist-test images locks clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,12 +56,25 @@ docs: $(INSTALLED) ## write docs/cli.md from the --help of every command
 bench: $(INSTALLED) ## measure this machine: tokenizing, reading and loading rates
 	$(BIN)/python -m benchmarks.rates
 
+dist: $(INSTALLED) ## wheels and sdists of what is committed, into dist/; the same bytes wherever
+	rm -rf dist && mkdir -p dist/source
+	git archive HEAD .gitignore tokenstore seit_train docker/wheels.lock | tar -x -C dist/source
+	for package in tokenstore seit_train; do \
+	  SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/uv build --quiet --no-create-gitignore \
+	    --python $(BIN)/python --require-hashes --build-constraints dist/source/docker/wheels.lock \
+	    --out-dir dist dist/source/$$package || exit 1; \
+	done
+	rm -r dist/source && cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+dist-test: dist ## install dist/ into clean environments, lowest and newest versions, and use it (6 GB)
+	$(BIN)/python -m tests.clean_install --python 3.11 --versions lowest
+	$(BIN)/python -m tests.clean_install --python 3.13 --versions newest
+
 images: ## the images reader, build and train; ENGINE=podman for another, CA=file for a certificate
 	$(foreach target,reader build train,$(ENGINE) build --file docker/Dockerfile --target $(target) \
-	  $(if $(CA),--secret id=ca$(comma)src=$(CA)) --tag $(IMAGE_$(target)):$(VERSION) . &&) true
+	  $(if $(CA),--secret id=ca$(comma)src=$(CA)) --build-arg VERSION=$(VERSION) --tag $(IMAGE_$(target)):$(VERSION) . &&) true
 
 locks: $(INSTALLED) ## newest versions into docker/*.lock, with hashes
-	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) docker/wheels.in -o docker/wheels.lock
 	$(LOCK) tokenstore/pyproject.toml --extra s3 --extra http -o docker/reader.lock
 	$(LOCK) tokenstore/pyproject.toml docker/cluster.in --extra build --extra ray -o docker/build.lock
@@ -71,7 +84,7 @@ clean: ## remove what the targets made, but not .venv
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find tokenstore seit_train pipelines tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml tokenstore/pyproject.toml seit_train/pyproject.toml
+$(INSTALLED): pyproject.toml tokenstore/pyproject.toml seit_train/pyproject.toml tokenstore/src/tokenstore/__init__.py
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@echo "Installing into .venv (about 6 GB with PyTorch; once, some minutes)"
 	$(PYTHON) -m venv .venv
