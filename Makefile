@@ -9,6 +9,10 @@ SLOW := slow or dist or kill or cluster or container
 # Two test processes on two cores: one thread each, or they fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The ends of what is supported: versions, or programs.
+OLDEST ?= 3.11
+NEWEST ?= 3.13
+
 ENGINE ?= docker
 CA ?=
 comma := ,
@@ -67,8 +71,8 @@ dist: $(INSTALLED) ## wheels and sdists of what is committed, into dist/; the sa
 	rm -r dist/source && cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
 
 dist-test: dist ## install dist/ into clean environments, lowest and newest versions, and use it (6 GB)
-	$(BIN)/python -m tests.clean_install --python 3.11 --versions lowest
-	$(BIN)/python -m tests.clean_install --python 3.13 --versions newest
+	$(BIN)/python -m tests.clean_install --python $(OLDEST) --versions lowest
+	$(BIN)/python -m tests.clean_install --python $(NEWEST) --versions newest
 
 images: ## the images reader, build and train; ENGINE=podman for another, CA=file for a certificate
 	$(foreach target,reader build train,$(ENGINE) build --file docker/Dockerfile --target $(target) \

@@ -42,9 +42,9 @@ Path("photos").mkdir()
 rng = np.random.default_rng(0)
 for number in range(10):
     coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    coarse.resize((64, 64)).save(f"photos/{number}.png")
+    coarse.resize((128, 128)).save(f"photos/{number}.png")
 PYTHON
-tokenstore build photos -o photos.tokenstore --image-size 64 --device cpu
+tokenstore build photos -o photos.tokenstore --image-size 128 --device cpu
 tokenstore verify photos.tokenstore
 if [ "$target" = train ]; then
     seit-train mtm photos.tokenstore -o run epochs=null steps=2 batch_size=8 \
