@@ -41,12 +41,13 @@ test-all: $(INSTALLED) ## the core suite and what is slow: kills, several proces
 slurm-test: $(INSTALLED) ## the cluster scripts on a SLURM of one node (root, Debian's slurm and munge)
 	$(BIN)/python -m pytest -m cluster tests/pipelines/test_slurm.py
 
-check: $(INSTALLED) ## format, lint, types, import rules, and that docs/cli.md is fresh
+check: $(INSTALLED) ## format, lint, types, import rules, and that cli.md and api.txt are fresh
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m docs.make_cli --check
+	$(BIN)/python -m docs.make_api --check
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/shellcheck pipelines/cluster/slurm/* pipelines/cluster/ray/build.sh docker/smoke.sh
 
@@ -54,8 +55,9 @@ format: $(INSTALLED) ## rewrite the files as `check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(INSTALLED) ## write docs/cli.md from the --help of every command
+docs: $(INSTALLED) ## write docs/cli.md (the --help of every command) and docs/api.txt (public names)
 	$(BIN)/python -m docs.make_cli
+	$(BIN)/python -m docs.make_api
 
 bench: $(INSTALLED) ## measure this machine: tokenizing, reading and loading rates
 	$(BIN)/python -m benchmarks.rates
