@@ -4,8 +4,8 @@ python -m docs.make_api            write the file
 python -m docs.make_api --check    exit 1 if it is not what would be written
 
 A module is public if a Python example of the README or of docs/ imports it, or if it is promised
-below. Its public names are those of `__all__`, or all that it defines without an underscore. What is
-not listed may change at any time. Nothing is imported, so no name depends on what is installed.
+below. Its public names are those of `__all__`, or all that it defines without an underscore. What
+is not listed may change at any time. Nothing is imported, so nothing depends on what is installed.
 """
 
 import re

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tokenstore import __version__
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 # What each lock has to hold: dependencies of these distributions, with these extras.
@@ -55,9 +57,16 @@ def test_readers_have_no_torch():
 
 
 def test_images_are_of_this_version():
-    version = tomllib.loads((ROOT / "tokenstore" / "pyproject.toml").read_text())["project"]
-    text = (DOCKER / "Dockerfile").read_text()
-    assert re.findall(r"^ARG VERSION=(.*)$", text, re.MULTILINE) == [version["version"]]
+    words = ["make", "--dry-run", "images", "INSTALLED="]
+    printed = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for image in ("tokenstore-reader", "tokenstore-build", "seit-train"):
+        tagged = rf"--build-arg VERSION={__version__} --tag {image}:{__version__} "
+        assert tagged in printed
+    examples = [*DOCKER.iterdir(), *(ROOT / "pipelines" / "cluster").rglob("*.yaml")]
+    text = "\n".join(path.read_text() for path in examples)
+    tags = re.findall(r"(?:tokenstore-reader|tokenstore-build|seit-train):(\d+\.\d+\.\d+)", text)
+    assert len(tags) >= 10
+    assert set(tags) == {__version__}
 
 
 def test_hadolint_finds_nothing():

@@ -15,7 +15,6 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -176,10 +175,10 @@ def add_version(storage, codec, vocabulary, ranks, before):
     return publish(storage, manifest)
 
 
-def folders():
+def folders(dictionary):
     """Name of a golden store of today's format -> what writes it into a folder."""
     return {
-        GOLDEN.name: lambda folder: write_golden(folder, shipped_dictionary()),
+        GOLDEN.name: lambda folder: write_golden(folder, dictionary),
         f"{GOLDEN.name}-rans": write_rans,
         f"{GOLDEN.name}-context": write_context,
     }
@@ -207,12 +206,12 @@ def main():
     """Write the golden stores of today's format, their hashes, and the example of the page."""
     if FORMAT and GOLDEN.exists():
         sys.exit(f"{GOLDEN} is frozen: a change of the format needs another number")
-    pins = json.loads(PINS.read_text()) if PINS.exists() else {}
-    for name, write in folders().items():
-        with tempfile.TemporaryDirectory() as fresh:
-            write(fresh)
-            shutil.rmtree(FOLDER / name, ignore_errors=True)
-            shutil.copytree(fresh, FOLDER / name)
+    dictionary, pins = shipped_dictionary(), json.loads(PINS.read_text())
+    for old in FOLDER.glob("format0*"):  # is no frozen format: its stores go or are written anew
+        shutil.rmtree(old)
+        del pins[old.name]
+    for name, write in folders(dictionary).items():
+        write(FOLDER / name)
         fingerprint = tokenstore.open(FOLDER / name).fingerprint
         pins[name] = {"fingerprint": fingerprint, "files": hashes(FOLDER / name)}
     PINS.write_text(json.dumps(pins, indent=2) + "\n")
