@@ -49,7 +49,7 @@ check: $(INSTALLED) ## format, lint, types, import rules, and that cli.md and ap
 	$(BIN)/python -m docs.make_cli --check
 	$(BIN)/python -m docs.make_api --check
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck pipelines/cluster/slurm/* pipelines/cluster/ray/build.sh docker/smoke.sh
+	$(BIN)/shellcheck pipelines/cluster/slurm/* pipelines/cluster/ray/build.sh docker/*.sh
 
 format: $(INSTALLED) ## rewrite the files as `check` wants them
 	$(BIN)/ruff format .
