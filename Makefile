@@ -24,7 +24,7 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
   --no-header --no-annotate --no-emit-package tokenstore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all slurm-test check format docs bench dist dist-test images locks clean
+.PHONY: help demo test test-all slurm-test check format docs bench dist dist-test images locks clean site
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ format: $(INSTALLED) ## rewrite the files as `check` wants them
 docs: $(INSTALLED) ## write docs/cli.md (the --help of every command) and docs/api.txt (public names)
 	$(BIN)/python -m docs.make_cli
 	$(BIN)/python -m docs.make_api
+
+site: $(INSTALLED) ## README.md and docs/ as pages in site/, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(INSTALLED) ## measure this machine: tokenizing, reading and loading rates
 	$(BIN)/python -m benchmarks.rates
