@@ -24,7 +24,7 @@ LOCK = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11
   --no-header --no-annotate --no-emit-package tokenstore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all slurm-test check format docs bench dist dist-test images locks clean site
+.PHONY: help demo test test-all slurm-test check format docs site bench dist dist-test images locks clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
