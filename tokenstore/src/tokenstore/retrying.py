@@ -57,7 +57,7 @@ class Persistent:
     """An fsspec file system, each call of which is tried again."""
 
     def __init__(self, system: Any, url: str) -> None:
-        """Stand for `system`; `url` is named where it fails for good, so it holds no credentials."""
+        """Stand for `system`; `url` is named where it fails for good: it holds no credentials."""
         self._system, self._url = system, url
 
     def __getattr__(self, name: str) -> Any:

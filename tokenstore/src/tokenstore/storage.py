@@ -252,12 +252,7 @@ class RemoteStorage(Storage):
     """A folder behind an fsspec URL; uploads of object stores are atomic by themselves."""
 
     def __init__(self, url: str) -> None:
-        """Find the file system of the URL; its package may have to be installed.
-
-        Raises:
-            UsageError: the URL holds credentials, which would be printed.
-            StoreError: there is no such file system, or its package is missing.
-        """
+        """Find the file system of the URL, which must hold no credentials: it is printed."""
         import fsspec
 
         refuse_secrets(url)
