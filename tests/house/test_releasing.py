@@ -173,7 +173,7 @@ def test_the_steps_of_a_release_work_in_a_copy(tmp_path):
     git("commit", "--quiet", "--message", "Release", cwd=copy)
 
     log = (copy / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"\n## Unreleased\n\n## 7\.8\.9 - \d{4}-\d\d-\d\d\n\n### Added", log)
+    assert re.search(r"\n## Unreleased\n\n## 7\.8\.9 - \d{4}-\d\d-\d\d\n\n\w", log)
     assert log.count("Store format 1 is declared") == 1
     assert "tokenstore[build]>=7.8,<7.9" in (copy / "seit_train/pyproject.toml").read_text()
     assert "seit-train:7.8.9 " in (copy / "docker/README.md").read_text()
