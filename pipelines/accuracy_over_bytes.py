@@ -8,6 +8,7 @@ of these runs; top-1 is the last one. It writes OUT.png and OUT.md; matplotlib d
 """
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,8 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
     except ImportError:
         raise click.ClickException("drawing takes matplotlib: pip install matplotlib") from None
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
+    from matplotlib.patheffects import withStroke
 
     figure, axes = pyplot.subplots(figsize=(10, 6))
     for number, line in enumerate(dict.fromkeys(point.line for point in points)):
@@ -88,13 +90,15 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
                 color=colour,
                 xytext=(4, 4),
                 textcoords="offset points",
+                path_effects=[withStroke(linewidth=3, foreground="white")],
             )
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda size, _: f"{size:,.0f}")
-    axes.set_xlabel("bytes of the training set")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(unit="B"))
+    axes.set_xlabel("what has to be stored to train on it")
     axes.set_ylabel("top-1 on val, %")
-    axes.set_title(title, fontsize=8)
-    axes.grid(alpha=0.3, which="both")
+    axes.set_title(textwrap.fill(title, 130), fontsize=8)
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=100)

@@ -171,14 +171,20 @@ def test_a_run_without_an_end_is_not_drawn(runs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_trial_ends_with_a_picture_and_again_does_nothing(photos, tmp_path, toy_tokenizer):
+def test_a_trial_ends_with_a_picture_and_again_does_nothing(
+    photos, tmp_path, toy_tokenizer, monkeypatch
+):
+    for name in ("SHARES", "PRETRAINED"):
+        monkeypatch.setattr(storage_tradeoff, name, ("0.5",))
+    monkeypatch.setattr(storage_tradeoff, "SIDES", ("20",))
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     scores = tmp_path / "scores.csv"
     keys = [path.relative_to(photos / "train") for path in photos.glob("train/*/*.png")]
     rows = [f"{key.with_suffix('').as_posix()},{number}\n" for number, key in enumerate(keys)]
     scores.write_text("key,score\n" + "".join(rows))
     words = (photos, "-o", tmp_path / "out", "--recipe", tmp_path / "tiny.yaml", "--limit", 16)
-    more = ("--tokens", f"{toy_tokenizer}:32", "--scores", scores, "--steps", 20)
+    families = ("--family", "resolution", "--family", "cscore", "--family", "pretrained")
+    more = ("--tokens", f"{toy_tokenizer}:32", "--scores", scores, "--steps", 20, *families)
     ran = call(storage_tradeoff, *words, *more)
     assert ran.exit_code == 0, ran.output
     assert (tmp_path / "out" / "accuracy.png").stat().st_size > 10_000
