@@ -36,15 +36,18 @@ PUBLISHED = {
 }
 
 
+def of_pocket(facts):
+    pocket = load_tokenizer("pocket")
+    made_by = {"name": "pocket", "config": pocket.describe(), "weights": pocket.weights_sha256}
+    return replace(facts, codes=replace(facts.codes, tokenizer=made_by))
+
+
 def facts_of(name, task):
-    if task == "tokenadapt":
-        pocket = load_tokenizer("pocket")  # which cpu_tiny tunes
-        made_by = {
-            "name": "pocket",
-            "config": pocket.describe(),
-            "weights": pocket.weights_sha256,
-        }
-        return replace(PAIRS, grid=(64, 32), codes=replace(PAIRS.codes, tokenizer=made_by))
+    if task == "tokenadapt":  # cpu_tiny tunes pocket
+        return replace(of_pocket(PAIRS), grid=(64, 32))
+    if task == "segment" and name == "cpu_tiny":  # with the TokenAdapt that comes for pocket
+        masks = MaskFacts((128, 128), ("sky", "road", "tree"), None)
+        return replace(of_pocket(PAIRS), grid=(16, 16), masks=masks)
     if task == "segment":
         side = 64 if name.startswith("ade20k") else 32
         facts = make_facts(side=side, codes=391, width=32, classes=0)
