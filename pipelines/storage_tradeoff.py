@@ -21,8 +21,9 @@ tokens. Bytes are those of the train files that a run reads, or of the store (th
 top-1 is that of the last step, no checkpoint is chosen by val. Shares of tokens and of pixels
 are as large, but not of the same images.
 
-hours     2,850 photos of 224 pixels, a ViT of 0.9 M weights, 534 steps of 32, one thread of a busy
-          Xeon: half a minute to a minute and a half for each of 20 runs. ImageNet: not measured
+hours     2,850 photos of 224 pixels, a ViT of 0.9 M weights, 445 steps of 32, one thread of a Xeon:
+          about a minute of processor time for a run on tokens, a minute and a half on pixels; 24
+          runs with --scores. ImageNet: not measured
 disk      the corpus once more for every quality and resolution, smaller; a run has the size of
           its weights, six times
 expected  on ImageNet-1k with ViT-B (SeiT, figure 1): tokens 74.0 top-1 at 1.36 GB, 70.2 at 1.1,
@@ -253,7 +254,7 @@ def _on_tokens(asked: Asked, tokens: Tokens, share: str) -> tuple[Step, ...]:
 def drawn(asked: Asked, points: list[Point]) -> Step:
     """The table and the picture of all points."""
     title = " ".join(
-        (asked.request.recipe or RECIPE, f"steps={asked.steps}", *asked.request.settings)
+        (Path(asked.request.recipe or RECIPE).name, f"steps={asked.steps}", *asked.request.settings)
     )
     apart = "; ".join(dict.fromkeys(tokens.told for tokens in asked.tokens))
     words = ["env", f"PYTHONPATH={ROOT}", "python", "-m", "pipelines.accuracy_over_bytes"]
