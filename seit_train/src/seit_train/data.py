@@ -34,7 +34,7 @@ class TokenBatch:
     """One process's share of a batch, on its device.
 
     Attributes:
-        ranks: int64 [B, h, w]; from pictures.py, uint8 [B, 3, H, W].
+        ranks: int64 [B, h, w] or [B, c, h, w]; from pictures.py, uint8 [B, 3, H, W].
         labels: int64 [B], or None where the split has no labels.
         valid: bool [B], False on rows that only pad the last batch of an evaluation.
         index: int64 [B], sample numbers in the split.

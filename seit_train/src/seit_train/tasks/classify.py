@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seit_train.augment.compose import Policy, PolicyEntries
 from seit_train.config import RunConfig, Share
 from seit_train.data import TokenBatch
-from seit_train.embed import Codebook, Metric
+from seit_train.embed import Metric
 from seit_train.models.probe import LinearProbe
 from seit_train.models.resnet import EnlargingStem, ResNetName, TokenResNet
 from seit_train.models.resnet import layer_of as resnet_layer_of
@@ -81,6 +81,7 @@ class Classification(Task):
     Config = ClassifyConfig
     best_metric = "val_top1"
     higher_is_better = True
+    reads_channels = True
     classifies = True
     config: ClassifyConfig
 
@@ -92,8 +93,7 @@ class Classification(Task):
                 "class folders."
             )
         refuse_single_class(facts.classes)
-        codebook = facts.codebook
-        embed = None if codebook is None else Codebook(codebook, config.requantise)
+        embed = facts.codes_embedded(config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
         self.policy = Policy(config.augment, facts.surroundings, embed, output)
         if config.model.backbone == "vit":
@@ -113,7 +113,7 @@ class Classification(Task):
         if model.embedding == "ids":
             source = IdEmbedding(facts.vocabulary_size, model.ids, facts.codebook)
         else:
-            source = 0 if facts.codebook is None else facts.codebook.shape[1]
+            source = facts.width
         if model.backbone != "vit":
             enlarging = EnlargingStem(source, facts.stride)
             return TokenResNet(model.backbone, enlarging, classes, model.drop_path)
