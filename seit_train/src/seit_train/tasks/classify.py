@@ -29,6 +29,7 @@ from seit_train.scoring import (
     refuse_single_class,
     smooth_targets,
     soft_loss,
+    tasks_in,
 )
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
@@ -115,7 +116,7 @@ class Classification(Task):
         else:
             source = facts.width
         if model.backbone != "vit":
-            enlarging = EnlargingStem(source, facts.stride)
+            enlarging = EnlargingStem(source, facts.stride, model.backbone)
             return TokenResNet(model.backbone, enlarging, classes, model.drop_path)
         stem = StemAdapter(model.stem, model.width, source)
         return TokenViT(stem, self.policy.size, model, classes=classes)
@@ -135,7 +136,7 @@ class Classification(Task):
         scored = (
             Scored(self.logits(model, batch), labels_of(batch), batch.valid) for batch in batches
         )
-        return hits(scored, device)
+        return hits(scored, device, tasks_in(self.config, len(self.facts.classes)))
 
     def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
         """What the model says of plain centre crops, float32 [B,classes]."""
