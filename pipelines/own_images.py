@@ -9,7 +9,7 @@ and leaves the classifier out. What is val is chosen by seed where there is no v
 hours     2,850 photos of 128 pixels on two cores of a Xeon: 0.01 to build, 0.11 mtm, 0.12 classify
 disk      store about 300 bytes an image (16x16 tokens of `pocket`), runs about 0.1 GB
 expected  on those photos, 10 classes of ImageNet: masked loss 12.0% below the unigram entropy,
-          top-1 60.0% (README, "What to expect"). Yours: not measured
+          top-1 60.0% (README, "Training"). Yours: not measured
 source    this project; recipe cpu_tiny
 """
 

@@ -26,7 +26,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("out")
 TRIAL_BATCH, TRIAL_STEPS = 8, 2
-_TRIAL = f"A trial: N images of each split, {TRIAL_STEPS} steps of each training."
+TRIAL = f"A trial: N images of each split, {TRIAL_STEPS} steps of each training."
 FEWEST_TO_ADAPT = 20  # images of which `seit-train tokenadapt` takes its val split
 
 
@@ -162,7 +162,7 @@ def pipeline(
         "image_size": click.option("--image-size", metavar="N|HxW", help="Not the published one."),
         "recipe": click.option("--recipe", metavar="NAME|FILE", help="Not the published one."),
         "gpus": click.option("--gpus", default=1, show_default=True, type=click.IntRange(min=1)),
-        "limit": click.option("--limit", type=click.IntRange(min=2), help=_TRIAL),
+        "limit": click.option("--limit", type=click.IntRange(min=2), help=TRIAL),
         "dry_run": click.option("--dry-run", is_flag=True, help="Print the commands, run none."),
     }
 

@@ -7,6 +7,7 @@ links in which a seeded share of each class is `val`; no image is copied, opened
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,6 +67,27 @@ def chosen_images(
     if not chosen["val"]:
         raise NoImages(f"'{root}' has too few images to learn from: no class has seven of them.")
     return root, chosen
+
+
+class Layout(NamedTuple):
+    """How many images would be trained on, whether they have classes, and a val of their own."""
+
+    images: int
+    labelled: bool
+    has_val: bool
+
+
+def layout_of(images: Path, seed: int = 0, most: int = MOST_IMAGES) -> Layout:
+    """What `with_val` would find, without making anything.
+
+    Raises:
+        NoImages: there are none, or too few to set any aside.
+    """
+    if has_val := (images / "val").is_dir():
+        classes = _by_class(images / "train")
+        return Layout(sum(map(len, classes.values())), "" not in classes, has_val)
+    root, chosen = chosen_images(images, seed, most)
+    return Layout(len(chosen["train"]), "" not in _by_class(root), has_val)
 
 
 def original(corpus: Path, split: str, key: str) -> Path:

@@ -1,4 +1,8 @@
-"""The README's code blocks, run as they stand, one after the other, on a small drawn corpus."""
+"""The README's code blocks, run as they stand, one after the other, on a small drawn corpus.
+
+In processes of their own, by the installed commands; the lines of all pages, in this process and
+with little to do, are run by test_documents.py.
+"""
 
 import os
 import re
@@ -9,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.demo.scenes import Corpus, write_corpus
+from tests.documents import PAGES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +30,7 @@ BLOCK = re.compile(r"<!-- runs -->\n```(\w+)\n(.*?)```", re.DOTALL)
 def test_the_readme_runs(tmp_path, length):
     write_corpus(tmp_path / "photos", Corpus({"train": 8, "val": 2}, size=128))
     blocks = BLOCK.findall(TEXT)
-    assert [language for language, _ in blocks] == ["sh", "sh", "python", "python", "sh"]
+    assert [language for language, _ in blocks] == ["sh", "python", "python"]
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     program = ""
@@ -35,6 +40,7 @@ def test_the_readme_runs(tmp_path, length):
             command = [sys.executable, "-c", program]
         else:
             training = re.compile(r"^seit-train (mtm|classify) .*$", re.MULTILINE)
+            code = re.sub(r"^pip install .*\n", "", code)  # tests/house/test_wheels.py installs
             command = ["sh", "-e", "-c", training.sub(rf"\g<0>{length}", code)]
         ran = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -43,7 +49,7 @@ def test_the_readme_runs(tmp_path, length):
 
 
 def test_every_link_of_the_documents_leads_somewhere():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / page for page in PAGES]
     dead = [
         f"{page.name} -> {target}"
         for page in pages
@@ -51,6 +57,21 @@ def test_every_link_of_the_documents_leads_somewhere():
         if not (page.parent / target).exists()
     ]
     assert dead == []
+
+
+def test_the_pages_build_into_a_site_without_a_warning(tmp_path):
+    """Every page has its place in the menu, every link and every anchor leads somewhere."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    for page in ("index", "tutorial", "cli", "api", "docker/index"):
+        assert (tmp_path / f"{page}.html").exists()
+    start = (tmp_path / "index.html").read_text(encoding="utf-8")
+    fetched = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?:[^\" >]+)", start)
+    assert fetched == [], "a page fetches nothing from elsewhere"
 
 
 def test_the_file_tree_names_every_module_and_nothing_else():

@@ -33,14 +33,18 @@ def ranks(name):
     return grids.astype(np.uint16)
 
 
+def frequencies(size):
+    """A table for `rans` of that many ranks, by formula."""
+    made = np.maximum(1, 3000 // np.arange(1, size + 1))
+    made[0] += (1 << int(made.sum()).bit_length()) - made.sum()
+    return {"frequencies": made.astype(np.int32)}
+
+
 def tables(name):
     """Shipped tables by formula: no fitting, so no floats."""
     kind, size, _ = CASES[name]
     if kind == "rans":
-        frequencies = np.maximum(1, 3000 // np.arange(1, size + 1))
-        total = 1 << int(frequencies.sum()).bit_length()
-        frequencies[0] += total - frequencies.sum()
-        return {"frequencies": frequencies.astype(np.int32)}
+        return frequencies(size)
     symbols = np.arange(min(size, 4096))
     clusters = np.stack([symbols % 3, symbols // 7 % 3]).astype(np.uint8)
     popularity = (-symbols // 6).astype(np.int16)

@@ -1,5 +1,6 @@
-"""Frozen bytes: today's reader reads the golden store, and today's writer writes it again."""
+"""Frozen bytes: today's reader reads the golden stores, and today's writer writes them again."""
 
+import json
 import zlib
 
 import numpy as np
@@ -7,19 +8,28 @@ import pytest
 import zstandard
 
 import tokenstore
+from tests.golden import golden_codecs, golden_store
 from tests.golden.golden_store import (
     CLASSES,
     CODES,
+    FOLDER,
     GOLDEN,
+    PAGE,
+    PINS,
+    folders,
+    hashes,
     ids,
+    rans_ids,
     samples,
     shipped_dictionary,
-    write_golden,
+    write_example,
 )
 from tokenstore.columns import mask_of
+from tokenstore.registry import names
 from tokenstore.verify import verify_store
 
-FINGERPRINT = "c34dce64272fd5a424cd5b0a5b8d9a487577a8331b48809fdfca646d44a35756"
+PINNED = json.loads(PINS.read_text())
+STORES = folders(shipped_dictionary())
 VOCABULARY_FINGERPRINT = "754758e8b369fe18b159559821d2de0f5e38d9986ac40658dec2d9649d317970"
 # What wrote the compressed bytes; other versions may compress as well, but differently.
 WRITTEN_WITH = {"libzstd": (1, 5, 7), "zlib": "1.2.13"}
@@ -30,9 +40,42 @@ def store():
     return tokenstore.open(GOLDEN)
 
 
-def test_the_golden_store_is_the_one_that_was_frozen(store):
-    assert store.fingerprint == FINGERPRINT
+def test_every_frozen_store_is_pinned_and_has_its_bytes():
+    assert {path.name for path in FOLDER.glob("format*")} == set(PINNED)
+    for name, pin in PINNED.items():
+        assert hashes(FOLDER / name) == pin["files"], name
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_frozen_stores_are_read_and_sound(name):
+    store = tokenstore.open(FOLDER / name)
+    assert store.fingerprint == PINNED[name]["fingerprint"]
+    assert verify_store(FOLDER / name) == []
+
+
+def test_every_codec_has_a_frozen_store_of_todays_format():
+    opened = [tokenstore.open(FOLDER / name) for name in STORES]
+    frozen = {tables.codec for store in opened for tables in store.manifest.table_sets}
+    assert frozen == set(names("tokenstore.codecs"))
+
+
+def test_the_vocabulary_fingerprint_is_the_one_that_was_frozen(store):
     assert store.vocabulary_fingerprint == VOCABULARY_FINGERPRINT
+
+
+def test_every_rank_of_the_store_with_two_versions_is_read():
+    store = tokenstore.open(FOLDER / f"{GOLDEN.name}-rans")
+    assert np.array_equal(store.ids(store["train"].read(range(5)).ranks), rans_ids())
+    assert store.codebook is None
+    assert store.manifest.version == 1
+    assert [tables.vocabulary_size for tables in store.manifest.table_sets] == [500, 584]
+
+
+def test_every_rank_of_the_store_with_channels_is_read():
+    store = tokenstore.open(FOLDER / f"{GOLDEN.name}-context")
+    ranks = store["train"].read(range(5)).ranks
+    assert np.array_equal(ranks, golden_codecs.ranks("context-tail"))
+    assert np.array_equal(store.ids(ranks), 7 * ranks.astype(int) % 5003)
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 3), ("val", 1)])
@@ -56,16 +99,27 @@ def test_the_golden_vocabulary_is_read(store):
     assert store.vocabulary.counts.sum() == 3 * 256
 
 
-def test_verify_finds_nothing_in_the_golden_store():
-    assert verify_store(GOLDEN) == []
-
-
-def test_todays_writer_writes_the_golden_bytes(store, tmp_path):
+@pytest.mark.parametrize("name", STORES)
+def test_todays_writer_writes_the_golden_bytes(tmp_path, name):
     here = {"libzstd": zstandard.ZSTD_VERSION, "zlib": zlib.ZLIB_RUNTIME_VERSION}
-    if here != WRITTEN_WITH:
+    if name == GOLDEN.name and here != WRITTEN_WITH:
         pytest.skip(f"the golden bytes were written with {WRITTEN_WITH}, this machine has {here}")
-    write_golden(tmp_path, shipped_dictionary())
-    names = store.storage.names()
-    assert tokenstore.storage.open_storage(tmp_path).names() == names
-    for name in names:
-        assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes(), name
+    STORES[name](tmp_path)
+    assert hashes(tmp_path) == PINNED[name]["files"]
+
+
+def test_the_example_of_the_page_is_written_anew(tmp_path):
+    copy = tmp_path / "format.md"
+    copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    write_example(copy, bytes(range(40)))
+    lines = copy.read_text(encoding="utf-8").splitlines()
+    assert "0000  00010203 04050607 08090a0b 0c0d0e0f" in lines
+    assert "0020  20212223 24252627" in lines
+    write_example(copy, (GOLDEN / "val-000000.index").read_bytes())
+    assert copy.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+
+
+def test_frozen_bytes_are_not_written_again(monkeypatch):
+    monkeypatch.setattr(golden_store, "FORMAT", 1)
+    with pytest.raises(SystemExit, match="is frozen"):
+        golden_store.main()

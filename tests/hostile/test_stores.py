@@ -14,7 +14,7 @@ import tokenstore
 from tests.small_store import Small, write_small_store
 from tokenstore import errors
 from tokenstore.index import HEADER, page_dtype, seed_of
-from tokenstore.manifest import publish
+from tokenstore.manifest import FORMAT, publish
 from tokenstore.verify import verify_store
 
 
@@ -51,7 +51,7 @@ def only(folder, pattern):
 
 def newer(folder):
     raw = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**raw, "format": 1}))
+    (folder / "manifest.json").write_text(json.dumps({**raw, "format": FORMAT + 1}))
 
 
 def requires_more(folder):
@@ -103,7 +103,11 @@ BROKEN = {
         errors.ManifestError,
         r"manifest\.json",
     ),
-    "a newer format": (newer, errors.FormatTooNew, "format 1, .* reads format 0"),
+    "a newer format": (
+        newer,
+        errors.FormatTooNew,
+        f"format {FORMAT + 1}, .* reads format {FORMAT}",
+    ),
     "an unknown requirement": (requires_more, errors.FormatTooNew, "holograms"),
     "a name that leaves the store": (escapes, errors.ManifestError, r"\.\./\.\./x-00000"),
     "a missing index": (

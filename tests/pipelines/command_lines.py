@@ -1,5 +1,6 @@
 """Command lines are held against the commands themselves: options, values, recipes and settings."""
 
+import copy
 from pathlib import Path
 
 import click
@@ -7,23 +8,30 @@ import click
 from seit_train.cli.main import main as seit_train
 from tokenstore.cli.main import main as tokenstore
 
-UNSET = getattr(click.core, "UNSET", None)  # what click gives for an argument not given
-
 
 def parsed(words):
     """The options and arguments of one of our commands; any that it does not have fail."""
     group = {"tokenstore": tokenstore, "seit-train": seit_train}[words[0]]
     command = group.get_command(click.Context(group), words[1])
-    context = click.Context(command, info_name=words[1])
-    values, extra, _ = command.make_parser(context).parse_args(list(words[2:]))
-    assert extra == [], words
-    for parameter in command.params:
-        value = values.get(parameter.name)
-        if isinstance(parameter.type, click.Choice | click.IntRange) and isinstance(value, str):
-            parameter.type.convert(value, parameter, context)
-        if parameter.required:
-            assert values.get(parameter.name) not in (None, UNSET), (parameter.name, words)
-    return {key: value for key, value in values.items() if value is not UNSET}
+    assert command is not None, f"there is no {words[0]} {words[1]}"
+    return parsed_by(command, words[2:])
+
+
+def parsed_by(command, words):
+    """The same of a click command and the words behind its name, by click; files need not exist."""
+    command = copy.copy(command)
+    command.params = [_without_files(parameter) for parameter in command.params]
+    context = click.Context(command, info_name=command.name)
+    command.parse_args(context, list(words))
+    return context.params
+
+
+def _without_files(parameter):
+    parameter = copy.copy(parameter)
+    parameter.callback = None
+    if isinstance(parameter.type, click.Path):
+        parameter.type = click.STRING
+    return parameter
 
 
 def check_settings(task, values):
@@ -31,5 +39,6 @@ def check_settings(task, values):
     from seit_train.launch import TrainRequest, requested_config
 
     corpus = values.get("store") or values.get("images")
-    out, overrides = Path(values["output"]), tuple(values.get("overrides", ()))
-    requested_config(TrainRequest(task, corpus, out, values["recipe"], overrides, None, True))
+    out, overrides = Path(values["output"]), tuple(values.get("overrides") or ())
+    recipe = values.get("recipe")
+    requested_config(TrainRequest(task, corpus, out, recipe, overrides, None, True))

@@ -1,5 +1,7 @@
 """The demo as a whole, with a few steps of training on small corpora."""
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -38,6 +40,15 @@ def test_images_without_classes_are_trained_on_without_a_classifier(tmp_path, fe
     code, told = demo("--images", mine, "-o", tmp_path / "demo")
     assert code == 0
     assert "no classifier" in told and "top-1" not in told
+
+
+def test_a_trial_takes_a_few_scenes_and_two_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SHOWN", 1)
+    code, told = demo("-o", tmp_path / "demo", "--limit", 8)
+    assert code == 0 and "a trial" in told
+    assert len(list((tmp_path / "demo" / "images").rglob("*.jpg"))) == 16
+    config = json.loads((tmp_path / "demo" / "classify" / "config.json").read_text())
+    assert config["steps"] == 2 and config["batch_size"] == 8
 
 
 def test_a_folder_without_images_ends_with_a_sentence(tmp_path, few_steps):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from tests.pipelines.command_lines import check_settings, parsed
 
@@ -21,12 +22,24 @@ ARGUMENTS = {
         ["--objectnet", "corpus", "--objectnet-map", "synsets.txt"],
     ],
     "continual": [["corpus"], ["corpus", "--tasks", "3", "--memory", "1000,2000"]],
-    "storage_tradeoff": [["--method", "seit"], ["--pixels"]],
+    "low_storage": [["--method", "seit"], ["--pixels"]],
+    "storage_tradeoff": [
+        ["corpus"],
+        ["corpus", "--scores", "synsets.txt", "--augment", "strong", "--family", "cscore"],
+        ["corpus", "--tokens", "pocket:64", "--tokens", "vqgan-f16-1024:256=synsets.txt"],
+    ],
     "own_images": [["corpus"], ["corpus", "--unlabelled"]],
 }
 WITHOUT_TRIAL = {"continual"}  # a task is learnt whole
+DRAW = ["python", "-m", "pipelines.demo.scenes"]
 TRAININGS = {"mtm", "classify", "segment", "pixels", "tokenadapt"}
 CASES = [(name, words) for name, several in ARGUMENTS.items() for words in several]
+
+
+def write_colours(folder, count):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", (16, 16), (number, 99, 99)).save(folder / f"{number}.png")
 
 
 @pytest.fixture
@@ -64,7 +77,28 @@ def test_a_dry_run_prints_commands_that_exist(name, words, limit, here):
     assert not (here / "out").exists()
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("limit", [[], ["--limit", "16"]], ids=["whole", "trial"])
+@pytest.mark.parametrize("own", [None, "classes", "val", "plain"])
+def test_a_dry_run_of_the_demo_prints_commands_that_exist_and_makes_nothing(own, limit, here):
+    folders = {"classes": ["cat", "dog"], "val": ["train/cat", "val/cat"], "plain": [""]}
+    for folder in folders.get(own, []):
+        write_colours(here / "corpus" / folder, 12)
+    before = sorted(here.rglob("*"))
+    asked = ["--images", "corpus"] if own else []
+    commands = dry_run("demo.run", *asked, *limit)
+    drawn = [words for words in commands if words[0] == "python"]
+    assert [words[:3] for words in drawn] == ([] if own else [DRAW])
+    ours = [words for words in commands if words[0] in ("tokenstore", "seit-train")]
+    for command in ours:
+        values = parsed(command)
+        if command[1] in TRAININGS:
+            check_settings(command[1], values)
+    judged = [] if own == "plain" else ["classify", "evaluate"]
+    assert [words[1] for words in ours] == ["build", "verify", "mtm", *judged]
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [*ARGUMENTS, "demo.run"])
 def test_a_header_says_hours_disk_expected_numbers_and_their_source(name):
     text = importlib.import_module(f"pipelines.{name}").__doc__
     labels = [line.split("  ")[0] for line in text.splitlines()]
@@ -79,7 +113,11 @@ def test_a_header_says_hours_disk_expected_numbers_and_their_source(name):
 
 
 def test_every_pipeline_is_held_to_this():
-    files = {path.stem for path in PIPELINES.glob("*.py")} - {"steps", "continual_figure"}
+    files = {path.stem for path in PIPELINES.glob("*.py")} - {
+        "steps",
+        "accuracy_over_bytes",
+        "continual_figure",
+    }
     assert files == set(ARGUMENTS)
 
 

@@ -52,6 +52,24 @@ def test_a_fraction_is_the_same_in_every_epoch_and_for_every_seed_of_a_run(store
     assert sorted(other) != sorted(first)
 
 
+def test_a_fraction_can_be_that_of_the_highest_scores(store, tmp_path):
+    train, file = store["train"], tmp_path / "scores.csv"
+    keys = train.keys(np.arange(48))
+    file.write_text("key,score\n" + "".join(f"{key},{n % 7}\n" for n, key in enumerate(keys)))
+    data = {"fraction": 0.5, "scores": str(file)}
+    (shown,) = indices(train, config(batch_size=8, data=data))
+    left = sorted(set(range(48)) - set(shown))
+    for one in range(4):
+        best = [n % 7 for n in shown if train.labels[n] == one]
+        rest = [n % 7 for n in left if train.labels[n] == one]
+        assert min(best) >= max(rest)
+
+
+def test_scores_without_a_fraction_are_refused():
+    with pytest.raises(ValueError, match=r"say data\.fraction, too"):
+        config(data={"scores": "scores.csv"})
+
+
 def test_a_fraction_smaller_than_a_batch_is_refused(store):
     with pytest.raises(UsageError, match="has 5 images an epoch, fewer than batch_size 16"):
         indices(store["train"], config(data={"fraction": 0.1}))

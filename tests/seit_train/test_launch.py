@@ -27,6 +27,7 @@ def test_a_run_folder_holds_what_the_design_says(request_run, store):
         "store.json",
         "vocabulary.safetensors",
         "environment.json",
+        "footprint.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",

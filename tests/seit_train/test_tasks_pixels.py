@@ -1,12 +1,15 @@
 """Pixels as the last stage: from tokens to pictures, by the same loop, judged on pictures."""
 
 import json
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -15,7 +18,7 @@ from seit_train.data import TokenBatch
 from seit_train.launch import TrainRequest, train
 from seit_train.metrics import read_metrics
 from seit_train.run import Run
-from seit_train.tasks.pixels import Pixels, PixelsConfig
+from seit_train.tasks.pixels import Pixels, PixelsConfig, training_transform
 from tests.pictures import write_pictures
 from tests.toy_facts import make_facts, seeded
 from tokenstore.errors import Interrupted, TrainingError, UsageError
@@ -193,3 +196,23 @@ def test_a_run_on_pixels_is_corrupted_attacked_and_exported(request_pixels, pict
     assert found["attack"]["rows"][0]["top1"] == found["top1"]
     result = CliRunner().invoke(main, ["export", folder, "-o", str(tmp_path / "m.pt2")])
     assert result.exit_code == 0, result.output
+
+
+def test_rand_augment_at_its_limit_leaves_every_picture_some_bits():
+    transform = training_transform(make_task(rand_augment="rand-m10-n15-inc1").config)
+    picture = Image.fromarray(np.full((40, 40, 3), 200, np.uint8))
+    for number in range(40):
+        random.seed(number)
+        np.random.seed(number)  # noqa: NPY002 - timm knows no other
+        assert transform(picture).shape == (3, 32, 32)
+
+
+def test_pictures_are_chosen_by_score_and_their_bytes_are_told(request_pixels, pictures, tmp_path):
+    files = sorted((pictures / "train").glob("*/*.png"))
+    file = tmp_path / "scores.csv"
+    rows = [f"{path.parent.name}/{path.stem},{int(path.stem)}\n" for path in files]
+    file.write_text("key,score\n" + "".join(rows))
+    run = train(request_pixels("steps=1", "data.fraction=0.5", f"data.scores={file}")).run
+    kept = [path for path in files if int(path.stem) >= 12]
+    told = json.loads((run.folder / "footprint.json").read_text())
+    assert told == {"images": 12, "bytes": sum(path.stat().st_size for path in kept)}

@@ -145,7 +145,7 @@ def test_masks_stay_with_their_images_through_halves_and_choices():
         },
         {"one_of": {"p": [0.5, 0.5], "of": [{"emb_noise": {}}, {"color_adapt": {}}]}},
     ]
-    task = make_task(augment=entries)
+    task = make_task(augment=[{"eda": {"swap_p": 0, "synonym_p": 1}}, *entries])
     batch = masked_batch(count=6)
     view = task.policy(batch.ranks, None, seeded(0), batch.masks.long())
     assert view.masks.shape == (6, 24, 24)

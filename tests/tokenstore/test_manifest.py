@@ -10,6 +10,7 @@ from tests.small_store import Small, write_small_store
 from tokenstore.entries import KINDS, Column, ShardEntry, columns_for, label_dtype
 from tokenstore.errors import FormatTooNew, ManifestError, NotAStore, PublishRace, StoreError
 from tokenstore.manifest import (
+    FORMAT,
     counted_splits,
     dump_manifest,
     load_manifest,
@@ -64,10 +65,10 @@ def test_every_cut_is_refused(manifest):
             parse_manifest(content[:end], "here")
 
 
-@pytest.mark.parametrize("number", [1, 7, 10**30])
+@pytest.mark.parametrize("number", [FORMAT + 1, 7, 10**30])
 def test_a_newer_format_is_named_with_both_numbers(manifest, number):
     content = edited(manifest, lambda raw: raw.update(format=number, novelty={"x": 1}))
-    with pytest.raises(FormatTooNew, match=f"format {number}, .* reads format 0"):
+    with pytest.raises(FormatTooNew, match=f"format {number}, .* reads format {FORMAT}"):
         parse_manifest(content, "here")
 
 
@@ -136,7 +137,9 @@ def test_a_manifest_is_refused_that_has(manifest, name):
         parse_manifest(edited(manifest, WRONG[name]), "here")
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"format":0}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"format":%d}' % FORMAT]
+)
 def test_what_is_no_manifest_is_refused(content):
     with pytest.raises(ManifestError, match="here"):
         parse_manifest(content, "here")

@@ -56,6 +56,17 @@ def test_a_url_with_credentials_in_it_is_refused_and_not_repeated(url: str) -> N
         assert "very-secret" not in str(caught.value)
 
 
+def test_a_url_with_credentials_is_not_repeated_where_its_file_system_is_not_installed(monkeypatch):
+    def missing(url):
+        raise ImportError(f"Install s3fs to access {url}")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    for opened in (open_source, open_storage):
+        with pytest.raises(UsageError, match="environment") as caught:
+            opened("s3://key:very-secret@bucket/photos")
+        assert "very-secret" not in str(caught.value)
+
+
 def test_a_tar_behind_http_is_read_in_ranges(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
     with tarfile.open(tmp_path / "served/photos.tar", "w") as archive:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import UnknownName, UsageError
-from tokenstore.subset import samples_of_classes, samples_of_keys, samples_of_share
+from tokenstore.subset import (
+    read_scores,
+    samples_of_classes,
+    samples_of_keys,
+    samples_of_share,
+)
 
 
 class Labelled:
@@ -123,3 +128,87 @@ def test_the_share_of_old_runs_never_changes():
 def test_a_share_outside_is_refused(share):
     with pytest.raises(UsageError, match="above 0 and at or below 1"):
         samples_of_share(Labelled(np.zeros(4, int)), share, 0)
+
+
+class Scored(Labelled):
+    """Samples whose keys are their numbers."""
+
+    def keys(self, numbers):
+        return [str(number) for number in numbers]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=2, max_size=80),
+    st.floats(0.3, 1),
+    st.integers(0, 2**40),
+)
+def test_scores_choose_the_highest_of_each_class_and_the_seed_among_equal_ones(rows, share, seed):
+    labels, values = (np.array(column) for column in zip(*rows, strict=True))
+    scores = {str(number): float(value) for number, value in enumerate(values)}
+    chosen = samples_of_share(Scored(labels), share, seed, scores)
+    plain = samples_of_share(Scored(labels), share, seed)
+    assert np.array_equal(np.sort(labels[chosen]), np.sort(labels[plain]))
+    left = np.setdiff1d(np.arange(len(labels)), chosen)
+    for one in set(labels[chosen].tolist()) & set(labels[left].tolist()):
+        assert (
+            values[chosen][labels[chosen] == one].min() >= values[left][labels[left] == one].max()
+        )
+
+
+def test_equal_scores_leave_the_choice_to_the_seed():
+    labels = np.random.default_rng(1).integers(0, 3, 90)
+    equal = {str(number): 0.5 for number in range(90)}
+    for seed in (0, 1):
+        expected = samples_of_share(Scored(labels), 0.3, seed)
+        assert samples_of_share(Scored(labels), 0.3, seed, equal).tolist() == expected.tolist()
+
+
+def test_a_split_is_chosen_from_by_the_scores_of_its_keys(train, unlabelled):
+    keys = train.keys(np.arange(60))
+    scores = {key: float(number) for number, key in enumerate(keys)} | {"of another store": 9.0}
+    chosen = samples_of_share(train, 1 / 3, 0, scores)
+    labels = train.labels
+    for one in range(int(labels.max()) + 1):
+        own = np.flatnonzero(labels == one)
+        taken = chosen[labels[chosen] == one]
+        assert taken.tolist() == own[len(own) - len(taken) :].tolist()
+    del scores[keys[7]], scores[keys[5]]
+    with pytest.raises(UsageError, match=f"lack 2 of the 60 images of split 'train': {keys[5]}, "):
+        samples_of_share(train, 0.5, 0, scores)
+
+
+def test_scores_need_keys():
+    split = Scored(np.zeros(4, np.int64))
+    split.keys = lambda numbers: None
+    with pytest.raises(UsageError, match="built without keys"):
+        samples_of_share(split, 0.5, 0, {"0": 1.0})
+
+
+def test_scores_are_read_from_a_table(tmp_path):
+    file = tmp_path / "scores.csv"
+    file.write_text('key,label,score\n"church/a, b",0,0.25\ntench/c,1,-1e-3\n')
+    assert read_scores(str(file)) == {"church/a, b": 0.25, "tench/c": -0.001}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("name,score\na,1\n", "columns name, score"),
+        ("", "of no table"),
+        ("key,score\na,1\na,2\n", "line 3: 'a,2'"),
+        ("key,score\na,nan\n", "line 2: 'a,nan'"),
+        ("key,score\na,high\n", "line 2: 'a,high'"),
+        ("key,score\na\n", "line 2: 'a,None'"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(tmp_path, text, complaint):
+    file = tmp_path / "scores.csv"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=complaint):
+        read_scores(str(file))
+
+
+def test_scores_that_cannot_be_read_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_scores(str(tmp_path / "none.csv"))

@@ -111,6 +111,8 @@ class DataConfig(Settings):
         fraction: share of the train split, each class in proportion, the same in every epoch; the
             limited-data runs of the papers, which keep the number of steps (`steps=N`).
         fraction_seed: chooses the share, so that runs of several `seed` can share it.
+        scores: CSV file of a score for each key; the fraction is then of the images with the
+            highest ones, e.g. C-scores.
         sampling: shuffled, or class-balanced: every class equally often; or one-view: of a store
             with several views an image, one of each in an epoch, in the next epoch another.
         repeats: rows of a batch that show the same image, each augmented anew.
@@ -125,6 +127,7 @@ class DataConfig(Settings):
 
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     fraction_seed: int = 0
+    scores: str | None = None
     sampling: Literal["shuffled", "class-balanced", "one-view"] = "shuffled"
     repeats: Positive = 1
     shuffle: Literal["full", "shards"] = "full"
@@ -135,6 +138,8 @@ class DataConfig(Settings):
 
     @model_validator(mode="after")
     def _one_order(self) -> Self:
+        if self.scores is not None and self.fraction == 1:
+            raise ValueError("data.scores chooses a share of the images: say data.fraction, too")
         if self.sampling == "class-balanced" and self.shuffle == "shards":
             raise ValueError(
                 "classes cannot be balanced a few shards at a time: leave out data.shuffle=shards "

@@ -26,7 +26,7 @@ from tokenstore.reader import Split, Store, open_store
 from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
 from tokenstore.sizes import record_sizes
-from tokenstore.subset import one_view, samples_of_share
+from tokenstore.subset import one_view, read_scores, samples_of_share
 
 _log = logging.getLogger(__name__)
 
@@ -190,10 +190,24 @@ def iterate(loader: Batches) -> Iterator[TokenBatch]:
             )
 
 
+def chosen_samples(split: Any, data: DataConfig) -> Numbers | None:
+    """The samples of a split that a run sees, ascending; None means all of them.
+
+    Args:
+        split: of a store, or of pictures.
+        data: the run's `data` section.
+
+    Raises:
+        UsageError: the share is empty, or its scores do not fit.
+    """
+    if data.fraction == 1:
+        return None
+    scores = None if data.scores is None else read_scores(data.scores)
+    return samples_of_share(split, data.fraction, data.fraction_seed, scores)
+
+
 def _order_of_one(split: Split, config: RunConfig) -> Order:
-    data, samples = config.data, None
-    if data.fraction < 1:
-        samples = samples_of_share(split, data.fraction, data.fraction_seed)
+    data, samples = config.data, chosen_samples(split, config.data)
     order: Order
     if data.replay is not None:
         return _replayed(split, config, data.replay)

@@ -17,6 +17,7 @@ from seit_train.checkpoint import has_checkpoint
 from seit_train.config import DataConfig, RunConfig, make_config
 from seit_train.data import Samples, training_split
 from seit_train.distributed import joined_world, wait_for_all
+from seit_train.footprint import footprint
 from seit_train.initial import start_from
 from seit_train.out_of_memory import memory_explained
 from seit_train.pictures import open_pictures
@@ -201,7 +202,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
 
 
 def _note(trainer: Trainer) -> None:
-    """Write environment.json and tell what is about to run."""
+    """Write environment.json and footprint.json, and tell what is about to run."""
     world, config = trainer.world, trainer.config
     is_cuda = world.device.type == "cuda"
     device = torch.cuda.get_device_name(world.device) if is_cuda else "cpu"
@@ -212,13 +213,15 @@ def _note(trainer: Trainer) -> None:
         precision=trainer.precision,
         deterministic=not is_cuda,
     )
+    kept = footprint(trainer.train, config.data)
+    trainer.run.note_footprint(kept)
     if trainer.task.reads_ranks and trainer.run.store.vocabulary.codebook is None:
         _log.info("the store has no codebook, so the id embedding is learnt from a random start")
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     _log.info(
-        "%s on %s x %d, %s: %.1f M parameters, %d train images, %d steps of %d images",
+        "%s on %s x %d, %s: %.1f M parameters, %d train images of %d bytes, %d steps of %d images",
         *(config.task, device, world.size, trainer.precision, size),
-        *(len(trainer.train), trainer.steps, config.batch_size),
+        *(kept.images, kept.bytes, trainer.steps, config.batch_size),
     )
     if policy := config.model_dump().get("augment"):
         _log.info("augment:\n%s", written(policy))

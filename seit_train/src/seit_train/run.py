@@ -5,6 +5,7 @@
         vocabulary.safetensors  as the store has it: ids, counts and codebook in rank order; a run
                                 on pictures has none
         environment.json        versions, device, command
+        footprint.json          images that it trains on, and the bytes that keep them
         metrics.jsonl           a line an interval; the same for TensorBoard in tensorboard/
         checkpoints/last  best  see checkpoint.py
 
@@ -17,7 +18,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +29,7 @@ import torch
 from seit_train.augment.base import Codes
 from seit_train.checkpoint import has_checkpoint, partial_name, replace_file
 from seit_train.config import RunConfig, make_config
+from seit_train.footprint import Footprint
 from seit_train.pictures import PictureFolder
 from seit_train.tasks.base import MaskFacts, StoreFacts, Task
 from tokenstore.errors import StoreError, TrainingError, UsageError
@@ -38,6 +40,7 @@ from tokenstore.vocabulary import Vocabulary
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
+FOOTPRINT = "footprint.json"
 STORE = "store.json"
 VOCABULARY = "vocabulary.safetensors"
 PIXELS = "pixels"  # the name of the tokenizer where a run reads pictures as they are
@@ -218,6 +221,10 @@ class Run:
             **facts,
         }
         _write_json(self.folder / ENVIRONMENT, environment)
+
+    def note_footprint(self, footprint: Footprint) -> None:
+        """Write footprint.json."""
+        _write_json(self.folder / FOOTPRINT, asdict(footprint))
 
 
 def _masks_of(store: Store) -> dict[str, Any] | None:

@@ -6,10 +6,9 @@
 `import tokenstore` loads neither torch nor numba.
 """
 
-import importlib.metadata
-
 from tokenstore.reader import Batch, Sample, Split, Store
 from tokenstore.reader import open_store as open
 
-__version__ = importlib.metadata.version("tokenstore")
+# The one place of the version of both distributions: builds and images read it here.
+__version__ = "0.1.0"
 __all__ = ["Batch", "Sample", "Split", "Store", "open"]

@@ -1,7 +1,7 @@
 r"""The index of a shard: where each record starts. Both halves of the layout are in this file.
 
     header  offset 0   magic "TOKNIDX\0"              8 bytes
-                   8   format                        <u4   0
+                   8   format, as in the manifest    <u4
                   12   number of columns             <u4
                   16   samples in the shard          <u8
                   24   samples in a block            <u8
@@ -31,7 +31,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from tokenstore.errors import CorruptStore
-from tokenstore.manifest import Column, ShardEntry
+from tokenstore.manifest import FORMAT, Column, ShardEntry
 from tokenstore.storage import Storage
 
 MAGIC = b"TOKNIDX\0"
@@ -103,7 +103,7 @@ def index_bytes(
         ranks = parts[0].ends
         count += 0 if ranks is None else len(ranks)
     header = np.zeros(1, HEADER)
-    header[0] = (MAGIC, 0, len(columns), count, block, first, 0)
+    header[0] = (MAGIC, FORMAT, len(columns), count, block, first, 0)
     header["check"] = xxhash.xxh3_64_intdigest(header.tobytes()[:40], seed)
     return header.tobytes() + pages.tobytes()
 
@@ -193,7 +193,7 @@ class IndexReader:
         header = np.frombuffer(raw, HEADER)[0]
         wanted = {
             "magic": MAGIC.rstrip(b"\0"),
-            "format": 0,
+            "format": FORMAT,
             "columns": len(place.columns),
             "count": place.shard.count,
             "block": place.block,

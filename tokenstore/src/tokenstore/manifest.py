@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
@@ -39,6 +39,7 @@ from tokenstore.storage import Storage
 
 __all__ = [
     "BLOCK",
+    "FORMAT",
     "NAME",
     "Column",
     "FileEntry",
@@ -60,7 +61,7 @@ __all__ = [
     "publish",
 ]
 
-FORMAT = 0
+FORMAT = 0  # docs/releasing.md says when it becomes 1, and what it freezes then
 BLOCK = 1024
 LARGEST_GRID = 1 << 24  # ranks of one image; more is damage or an attack on the reader's memory
 NAME = "manifest.json"
@@ -71,7 +72,7 @@ FEATURES = frozenset({"label", "key", "mask", "meta", "view", "channels"})
 class Manifest(Entry):
     """A store: everything a reader must know before it touches another file."""
 
-    format: Literal[0] = 0
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)] = FORMAT
     requires: tuple[str, ...] = ()
     version: Annotated[int, Field(ge=0, lt=10**6)] = 0
     parent: Sha256 | None = None
@@ -256,6 +257,11 @@ def _check_format(raw: dict[str, Any], place: str) -> None:
         raise FormatTooNew(
             f"{place} has format {found}, this version of tokenstore reads format {FORMAT}. "
             "Install a newer tokenstore."
+        )
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < FORMAT:
+        raise ManifestError(
+            f"{place} has format {found}, this version of tokenstore reads format {FORMAT}. Build "
+            "the store again, or export it with the version that made it and import that."
         )
     if found != FORMAT or isinstance(found, bool):
         raise ManifestError(f"{place}: format is {found!r}, expected {FORMAT}")

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tokenstore.errors import StoreError, TokenstoreError
-from tokenstore.urls import refuse_secrets
 
 T = TypeVar("T")
 
@@ -58,12 +57,7 @@ class Persistent:
     """An fsspec file system, each call of which is tried again."""
 
     def __init__(self, system: Any, url: str) -> None:
-        """Stand for `system`; `url` is named where it fails for good.
-
-        Raises:
-            UsageError: the URL holds credentials, which would be printed.
-        """
-        refuse_secrets(url)
+        """Stand for `system`; `url` is named where it fails for good: it holds no credentials."""
         self._system, self._url = system, url
 
     def __getattr__(self, name: str) -> Any:

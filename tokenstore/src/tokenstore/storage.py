@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenstore.disk import flush_folder, is_writing, mapped, write_through, writer_mark
 from tokenstore.errors import CorruptStore, StoreError
 from tokenstore.retrying import Persistent
-from tokenstore.urls import is_remote
+from tokenstore.urls import is_remote, refuse_secrets
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
@@ -252,9 +252,10 @@ class RemoteStorage(Storage):
     """A folder behind an fsspec URL; uploads of object stores are atomic by themselves."""
 
     def __init__(self, url: str) -> None:
-        """Find the file system of the URL; its package may have to be installed."""
+        """Find the file system of the URL, which must hold no credentials: it is printed."""
         import fsspec
 
+        refuse_secrets(url)
         self.url = url.rstrip("/")
         try:
             system, self._folder = fsspec.core.url_to_fs(self.url)

@@ -225,7 +225,7 @@ class Policy(nn.Module):
                 raise TrainingError(
                     f"{type(member).__name__} mixes images or moves their places without those of "
                     "the masks. Leave it out of the augment list: random_crop, token_adapt without "
-                    "mixing, emb_noise and color_adapt go with masks."
+                    "mixing, eda with swap_p: 0, emb_noise and color_adapt go with masks."
                 )
 
     def forward(

@@ -58,6 +58,7 @@ class Eda(Augmentation[EdaOptions]):
 
     def __init__(self, options: EdaOptions, around: Surroundings) -> None:
         super().__init__(options, around)
+        self.keeps_masks = options.swap_p == 0  # synonyms stay where they are
         self.longest = max(1, int(options.side * min(around.size)))
         self.neighbours: Tensor | None
         neighbours = self._neighbours(around) if options.synonym_p else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import click
 
-from seit_train import cli
+from seit_train import __version__, cli
 from tokenstore.cli.main import Commands
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class TrainCommands(Commands):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: seit-train classify photos.tokenstore -o runs/first --recipe cpu_tiny",
 )
-@click.version_option(package_name="seit-train", prog_name="seit-train")
+@click.version_option(__version__, prog_name="seit-train")
 def main() -> None:
     """Train vision models from the tokens of a store."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")  # on stderr

@@ -40,6 +40,7 @@ from tokenstore.errors import TrainingError, UsageError
 from tokenstore.order import Unshuffled
 
 _CROP = 0.875  # share of a picture's side that evaluation looks at: 224 of 256
+_HARDEST = 9.99  # of RandAugment: at 10, posterize keeps 0 bits, which Pillow refuses
 _MEAN_COLOUR = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
 
 
@@ -193,7 +194,11 @@ def training_transform(config: PixelsConfig) -> Transform:
     ]
     if config.rand_augment is not None:
         # As DeiT's: shifts up to 45% of the side, the mean colour where nothing is.
-        hints = {"translate_const": int(0.45 * config.image_size), "img_mean": _MEAN_COLOUR}
+        hints = {
+            "translate_const": int(0.45 * config.image_size),
+            "img_mean": _MEAN_COLOUR,
+            "magnitude_max": _HARDEST,
+        }
         steps.append(rand_augment_transform(config.rand_augment, hints))
     transform: Transform = v2.Compose([*steps, v2.PILToTensor()])
     return transform

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import click
 
-from tokenstore import cli
+from tokenstore import __version__, cli
 from tokenstore.errors import Interrupted, TokenstoreError, UnknownName
 
 ERROR, INTERRUPTED, PIPE_CLOSED, TERMINATED = 2, 130, 141, 143
@@ -116,7 +116,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: tokenstore build photos/ -o photos.tokenstore",
 )
-@click.version_option(package_name="tokenstore", prog_name="tokenstore")
+@click.version_option(__version__, prog_name="tokenstore")
 def main() -> None:
     """Image corpora as VQ tokens: build a store once, read it for ever."""
     # Pillow warns of each odd EXIF block and large picture; a build reports what it rejects.
