@@ -10,9 +10,11 @@ holds as many records as fit: of tokens, or JPEG files. The same reduced ResNet-
 Drawn is the accuracy over all classes after the last task, over the bytes; forgetting stands in the
 table. There is no trial: a task is learnt whole.
 
-hours     HOURS
+hours     on 2,850 photos of 128 pixels with data.replay.passes=2, on cores that others kept busy:
+          0.07 to 0.08 a run of tokens, 0.17 to 0.20 one of pixels
 disk      store and about 10 MB a run
-expected  EXPECTED
+expected  on them, 10 classes, one seed, top-1 with 30,000 and 300,000 bytes of memory, after 5
+          tasks: tokens 21.2 and 27.2%, pixels 14.7 and 21.2%; after 2: 30.7, 34.2; 27.0, 28.5%.
           ImageNet-100: not measured by this project
 source    SeiT (arXiv 2303.11114), figure 4: ImageNet-100, 10 tasks; recipe continual_tiny
 """

@@ -91,6 +91,9 @@ def draw(runs: list[Learnt], file: Path) -> None:
                 axis.plot(places, means, style, color=colour, marker="o", label=label)
     for axis, title in zip(axes, ("accuracy over all classes", "forgetting"), strict=True):
         axis.set(xscale="log", xlabel="bytes of memory", ylabel=f"{title} (%)", ylim=(0, None))
+        rooms = sorted({one.memory for one in runs})
+        axis.set_xticks(rooms, labels=[f"{room:,}" for room in rooms])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(file, dpi=120)
