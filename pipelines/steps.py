@@ -170,7 +170,7 @@ def pipeline(
         @wraps(function)
         def command(**given: Any) -> None:
             shared = {key: given.pop(key) for key in Request.__annotations__ if key in given}
-            trial = f"-first-{shared['limit']}" if shared["limit"] else ""
+            trial = f"-first-{shared['limit']}" if shared.get("limit") else ""
             folder = Path(given.pop("output") or OUT / f"{name}{trial}").absolute()
             shared |= {key: _from_here(shared.get(key)) for key in ("weights", "recipe")}
             function(request=Request(folder=folder, **shared), **given)

@@ -75,3 +75,21 @@ def test_one_starts_from_another_and_keeps_its_own_head_and_stem_where_they_diff
 def test_the_stem_may_own_an_embedding_of_ranks():
     stem = EnlargingStem(IdEmbedding(40, IdConfig(width=6), None), 8)
     assert stem(torch.zeros(2, 4, 4, dtype=torch.int64)).shape == (2, 64, 8, 8)
+
+
+def test_the_reduced_one_has_a_third_of_the_channels_in_every_stage():
+    model = make_task(backbone="resnet18-third").build_model()
+    stages = [getattr(model, f"layer{number}")[-1].conv2.out_channels for number in range(1, 5)]
+    assert stages == [20, 40, 80, 160]  # of GEM: about 1.1 million parameters
+    assert 1_000_000 < sum(p.numel() for p in model.parameters()) < 1_200_000
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-third"])
+def test_for_pictures_it_keeps_its_own_stem(name):
+    torch.manual_seed(0)
+    model = TokenResNet(name, None, 4, 0.0).eval()
+    kept = {n: tuple(w.shape) for n, w in model.conv1.state_dict().items()}
+    assert kept == {"weight": (64 if name == "resnet18" else 20, 3, 7, 7)}
+    with torch.no_grad():
+        before = model.maxpool(model.act1(model.bn1(model.conv1(torch.zeros(1, 3, 64, 96)))))
+    assert before.shape[2:] == (16, 24)

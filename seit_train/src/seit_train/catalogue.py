@@ -62,6 +62,12 @@ CATALOGUE = (
         Entry(name, "classify", {"model": {"backbone": name}}, "ResNet (1512.03385); SeiT's stem")
         for name in ("resnet18", "resnet50")
     ),
+    Entry(
+        "resnet18-third",
+        "classify",
+        {"model": {"backbone": "resnet18-third"}},
+        "GEM (1706.08840), section 5; SeiT's stem",
+    ),
     *(_masked("mtm", size, "SeiT++ (2312.10105)") for size in ("S", "B")),
     *(_masked("lut", size, "LUT (2310.13593)") for size in ("S", "B", "L")),
     _masked("simmim", "B", "SimMIM (2111.09886)"),

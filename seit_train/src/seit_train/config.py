@@ -90,6 +90,20 @@ class MixedIn(Settings):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
+class ReplayConfig(Settings):
+    """Continual learning with a memory; an epoch of such a run is a task, see `seit_train.replay`.
+
+    Attributes:
+        memory: bytes of what is remembered: records of tokens, or files of pictures.
+        passes: over the images of each task.
+        share: of each batch that is drawn from the memory.
+    """
+
+    memory: Annotated[int, Field(ge=0)]
+    passes: Positive = 1
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
 class DataConfig(Settings):
     """Which images of the train split a run sees, how often, and how they are read.
 
@@ -104,6 +118,7 @@ class DataConfig(Settings):
         repeats: rows of a batch that show the same image, each augmented anew.
         shuffle: over the whole split, or shards: a few of them at a time, for a store that comes
             over a network.
+        replay: classes in tasks, one after the other, with a memory; null means none.
         mix: more stores, whose train splits come in exact proportion to their weights; the run's
             own store has weight 1.
         cache: folder on this machine's disk for the shards of such a store; null means none.
@@ -116,6 +131,7 @@ class DataConfig(Settings):
     sampling: Literal["shuffled", "class-balanced", "one-view"] = "shuffled"
     repeats: Positive = 1
     shuffle: Literal["full", "shards"] = "full"
+    replay: ReplayConfig | None = None
     mix: tuple[MixedIn, ...] = ()
     cache: str | None = None
     cache_bytes: Positive = CACHE_BYTES
@@ -135,6 +151,15 @@ class DataConfig(Settings):
             raise ValueError(
                 "a mixture of stores has an order of its own: leave out data.mix, or else "
                 "data.fraction, data.sampling and data.shuffle"
+            )
+        if self.replay is not None and (
+            self.fraction < 1
+            or (self.sampling, self.shuffle, self.repeats) != ("shuffled", "full", 1)
+            or self.mix
+        ):
+            raise ValueError(
+                "tasks with a memory have an order of their own: leave out data.replay, or else "
+                "data.fraction, data.sampling, data.shuffle, data.repeats and data.mix"
             )
         if self.sampling == "one-view" and (self.shuffle == "shards" or self.fraction < 1):
             raise ValueError(
@@ -169,6 +194,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"exactly one of epochs and steps says how long a run is, got epochs="
                 f"{self.epochs} and steps={self.steps}"
+            )
+        if self.data.replay is not None and (self.epochs is None or self.epochs % 1):
+            raise ValueError(
+                "with data.replay an epoch is a task, so epochs is a whole number, got epochs="
+                f"{self.epochs}"
             )
         return self
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seit_train.config import DataConfig, RunConfig
+from seit_train.config import DataConfig, ReplayConfig, RunConfig
 from seit_train.distributed import World
+from seit_train.replay import Replay, ReplayPlan
 from tokenstore.errors import UsageError
 from tokenstore.loader import TokenLoader
 from tokenstore.mixture import AnySplit, MixedSplit, Mixture
@@ -24,6 +25,7 @@ from tokenstore.placing import LoaderBatch
 from tokenstore.reader import Split, Store, open_store
 from tokenstore.sampling import ClassBalanced, Repeated, Subset
 from tokenstore.shard_shuffle import ShardShuffle
+from tokenstore.sizes import record_sizes
 from tokenstore.subset import one_view, read_scores, samples_of_share
 
 _log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class TokenBatch:
     """One process's share of a batch, on its device.
 
     Attributes:
-        ranks: int64 [B, h, w]; from pictures.py, uint8 [B, 3, H, W].
+        ranks: int64 [B, h, w] or [B, c, h, w]; from pictures.py, uint8 [B, 3, H, W].
         labels: int64 [B], or None where the split has no labels.
         valid: bool [B], False on rows that only pad the last batch of an evaluation.
         index: int64 [B], sample numbers in the split.
@@ -149,6 +151,9 @@ def whole_batches(split: Any, config: RunConfig, world: World) -> Order:
         )
     if world.is_first and config.data.fraction < 1:
         _log.info("data.fraction %g: %d rows an epoch", config.data.fraction, len(order))
+    if world.is_first and isinstance(order, Replay):
+        kept = len(order.remembered(order.plan.tasks - 1, order.steps))
+        _log.info("data.replay: %d steps a task, %d images in memory at the end", order.steps, kept)
     return order
 
 
@@ -204,6 +209,8 @@ def chosen_samples(split: Any, data: DataConfig) -> Numbers | None:
 def _order_of_one(split: Split, config: RunConfig) -> Order:
     data, samples = config.data, chosen_samples(split, config.data)
     order: Order
+    if data.replay is not None:
+        return _replayed(split, config, data.replay)
     if data.sampling == "class-balanced":
         labels = split.labels
         some = labels if samples is None or labels is None else labels[samples]
@@ -215,6 +222,16 @@ def _order_of_one(split: Split, config: RunConfig) -> Order:
     else:
         order = Shuffled(len(split) if samples is None else len(samples), config.seed)
     return order if samples is None else Subset(samples, order)
+
+
+def _replayed(split: Any, config: RunConfig, replay: ReplayConfig) -> Replay:
+    """Tasks with a memory, over the records of a store or the files of pictures."""
+    sizes = record_sizes(split) if isinstance(split, Split) else split.file_sizes
+    size = config.batch_size
+    fresh = max(1, size - round(replay.share * size))
+    tasks = round(config.epochs or 0)
+    plan = ReplayPlan(tasks, replay.passes, replay.memory, fresh, size, config.seed)
+    return Replay(split.labels, sizes, plan)
 
 
 def _shard_counts(split: Split, samples: Numbers | None) -> tuple[int, ...]:

@@ -4,12 +4,16 @@ Stands between the ranks of a batch and the augmentations that interpolate, shif
 The rows are those of the tokenizer, in rank order, neither normalised nor trained: SeiT feeds them
 as they are. Where a store has no codebook there is nothing to embed with, and a model learns its
 own table instead (`seit_train.models.stem.IdEmbedding`).
+
+A grid with channels is none of codes: each of its ranks stands for one number (`Channels`).
 """
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from tokenstore.errors import TrainingError
 
 # What makes a code the nearest to a vector that lies between codes. SeiT++ goes by the angle
 # (published code), and ViT-VQGAN's quantiser does too; a tokenizer that quantises by distance, such
@@ -64,3 +68,32 @@ class Codebook(nn.Module):
         step = max(1, _CHUNK_SCORES // len(self.rows))
         scores = (torch.addmm(self.offsets, x, self.weights.T) for x in vectors.split(step))
         return torch.cat([part.max(dim=1).indices for part in scores]).view(batch, *sides)
+
+
+class Channels(nn.Module):
+    """Grids with channels as real numbers, such as the coefficients of DCT (SeiT++ Table 8)."""
+
+    def __init__(self, rows: Tensor, scale: Tensor) -> None:
+        """Keep the numbers. Like those of a codebook, these buffers are in no checkpoint.
+
+        Args:
+            rows: float32 [K,1], in rank order.
+            scale: float32 [c], by which the numbers of each channel are multiplied.
+
+        Raises:
+            TrainingError: ranks that stand for more than one number.
+        """
+        super().__init__()
+        if rows.shape[1] != 1:
+            raise TrainingError(
+                f"a grid with {len(scale)} channels has a codebook of {rows.shape[1]} numbers a "
+                "rank; models are fed such channels where each rank is one number, as with dct"
+            )
+        self.values: Tensor
+        self.scale: Tensor
+        self.register_buffer("values", rows[:, 0].float(), persistent=False)
+        self.register_buffer("scale", scale.float()[:, None, None], persistent=False)
+
+    def forward(self, ranks: Tensor) -> Tensor:
+        """Int64 [B,c,h,w] -> float32 [B,c,h,w]."""
+        return self.values[ranks] * self.scale

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seit_train.augment.crop import center_crop
 from seit_train.data import TokenBatch
 from seit_train.evaluate.on_images import TokenizerFiles, load_run_tokenizer
 from seit_train.evaluate.picture_path import Codes
@@ -36,20 +35,16 @@ class IdsToLogits(nn.Module):
     """Ids of the tokenizer's codebook to logits; nan for an image with an id that is unknown."""
 
     rank_of: Tensor
-    rows: Tensor
 
     def __init__(self, trained: Trained) -> None:
         """Take over the model of a run of classify or segment."""
         super().__init__()
         task = cast(Classification | Segmentation, trained.task)
-        self.model, self.crop, self.task = trained.model, task.policy.size, task
+        self.model, self.policy, self.task = trained.model, task.policy, task
         ids = trained.run.store.vocabulary.ids
         rank_of = torch.full((int(ids.max()) + 1,), -1)
         rank_of[torch.from_numpy(ids.astype(np.int64))] = torch.arange(len(ids))
         self.register_buffer("rank_of", rank_of)
-        self.takes_ranks = task.policy.output == "ranks"
-        rows = task.facts.codebook
-        self.register_buffer("rows", torch.zeros(0) if rows is None else rows)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Int64 [n,h,w] -> float32 [n,classes], or [n,classes,H,W] from a segmenter."""
@@ -62,10 +57,7 @@ class IdsToLogits(nn.Module):
         """Int64 [n,h,w], all of them known -> the same."""
         if isinstance(self.task, Segmentation):
             return self.task.predict(self.model, ranks)
-        tokens = center_crop(ranks, self.crop)
-        if not self.takes_ranks:
-            tokens = nn.functional.embedding(tokens, self.rows).permute(0, 3, 1, 2)
-        return cast(Tensor, self.model(tokens)).float()
+        return cast(Tensor, self.model(self.policy.plain(ranks))).float()
 
 
 class PicturesToLogits(nn.Module):

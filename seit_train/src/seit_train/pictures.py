@@ -56,6 +56,11 @@ class PictureSplit:
         labels = [item.label for item in self.items if item.label is not None]
         return np.array(labels) if len(labels) == len(self.items) else None
 
+    @property
+    def file_sizes(self) -> NDArray[np.int64]:
+        """Bytes of each file, int64 [n]."""
+        return np.array([item.size for item in self.items], np.int64)
+
     def keys(self, indices: NDArray[np.int64]) -> list[str] | None:
         """Names of pictures."""
         return [self.items[number].key for number in indices]

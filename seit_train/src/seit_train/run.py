@@ -55,7 +55,7 @@ class StoreIdentity:
         fingerprint: of the store, gates `--resume`.
         tokenizer: name, config and hash of the weights, as in the manifest; `PIXELS` for pictures.
         preprocess: rule and size, as in the manifest.
-        grid: (h, w) of an image's ranks; (0, 0) for pictures.
+        grid: (h, w) or (c, h, w) of an image's ranks; (0, 0) for pictures.
         classes: names in label order, empty without labels.
         vocabulary: ids in rank order, with their counts in train and the codebook.
         masks: `size` and `ignore_index` of the masks, whose classes are then `classes`; or None.
@@ -102,24 +102,26 @@ class StoreIdentity:
         """What a task must know.
 
         Raises:
-            TrainingError: a grid of more than one channel, which no task reads yet.
+            TrainingError: a grid with channels, and nothing that tells what its ranks mean.
         """
-        if len(self.grid) != 2:
+        rows, masks, scale = self.vocabulary.codebook, None, self.tokenizer["config"].get("scale")
+        if len(self.grid) != 2 and (rows is None or scale is None):
             raise TrainingError(
-                f"store '{self.place}' has grids of shape {self.grid}; training reads [h, w] only"
+                f"store '{self.place}' has grids of shape {self.grid}; training reads [h, w], and "
+                "[c, h, w] where the tokenizer tells the scale of its channels, as dct does"
             )
-        rows, masks = self.vocabulary.codebook, None
         if self.masks is not None:
             height, width = self.masks["size"]
             masks = MaskFacts((height, width), self.classes, self.masks["ignore_index"])
         return StoreFacts(
             vocabulary_size=len(self.vocabulary),
-            grid=(self.grid[0], self.grid[1]),
+            grid=(self.grid[-2], self.grid[-1]),
             codebook=None if rows is None else torch.tensor(rows),
             classes=() if self.masks else self.classes,
             counts=torch.tensor(self.vocabulary.counts),
             codes=Codes(self.tokenizer, self.preprocess, torch.tensor(self.vocabulary.ids).long()),
             masks=masks,
+            scale=None if len(self.grid) == 2 else torch.tensor(scale),
         )
 
     def vocabulary_fingerprint(self, size: int | None = None) -> str:

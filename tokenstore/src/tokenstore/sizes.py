@@ -8,8 +8,12 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tokenstore.index import IndexPlace, IndexReader
 from tokenstore.manifest import Manifest, SplitEntry
+from tokenstore.reader import Split
 from tokenstore.storage import Storage
 
 
@@ -70,6 +74,22 @@ def measure(storage: Storage, manifest: Manifest) -> StoreSizes:
         tables=sum(tables),
         entropy=manifest.vocabulary.entropy * prod(manifest.grid) / 8,
     )
+
+
+def record_sizes(split: Split) -> NDArray[np.int64]:
+    """Bytes of each sample's grid with its check, int64 [n].
+
+    Raises:
+        CorruptStore: an index file is damaged.
+    """
+    storage, manifest = split.store.storage, split.store.manifest
+    entry, sizes, first = manifest.splits[split.name], [np.zeros(0, np.int64)], 0
+    for shard in entry.shards:
+        index = IndexReader(IndexPlace(storage, shard, entry.columns, manifest.block, first))
+        starts, ends = index.locate("ranks", np.arange(shard.count))
+        sizes.append(ends - starts)
+        first += shard.count
+    return np.concatenate(sizes)
 
 
 def _split(storage: Storage, split: SplitEntry, block: int) -> SplitSizes:

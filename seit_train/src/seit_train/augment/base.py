@@ -88,11 +88,13 @@ class Surroundings:
         size: (h, w) of the grids it will be given.
         codebook: float32 [K,d] in rank order, or None where the store has none.
         codes: what the ranks mean, or None where nobody knows.
+        channels: what makes numbers [B,c,h,w] of ranks [B,c,h,w]; None where grids are [h,w].
     """
 
     size: tuple[int, int]
     codebook: Tensor | None
     codes: Codes | None = None
+    channels: nn.Module | None = None
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Settings)

@@ -5,8 +5,8 @@ A policy is a list of one-key mappings, name to options, in the order in which t
     [{eda: {}}, {random_resized_crop: {scale: [0.2, 1.0]}}, {emb_noise: {p: 0.5}}, {cutmix: {}}]
 
 It starts from ranks. They are embedded before the first augmentation that needs vectors, and at
-the end brought to what the model takes: embedded, or turned back into the nearest ranks. An entry
-`one_of` draws one of several policies for the whole batch:
+the end brought to what the model takes: embedded, or turned back into the nearest ranks. Grids with
+channels become numbers at once. An entry `one_of` draws one of several policies for a batch:
 
     {one_of: {p: [0.75, 0.25], of: [{emb_noise: {}}, {color_adapt: {}}]}}
 
@@ -184,28 +184,31 @@ class Policy(nn.Module):
 
         Raises:
             TrainingError: an augmentation needs a codebook that the store does not have, or
-                works on ranks and comes after one that works on vectors.
+                works on ranks where there are vectors already.
         """
         super().__init__()
         self.embed, self.output, self.size = embed, output, around.size
-        members, space = [], "ranks"
+        self.begin = around.channels or nn.Identity()
+        members, space = [], "ranks" if around.channels is None else "grid"
         for entry in entries:
             member = make_augmentation(entry, replace(around, size=self.size))
             name = next(iter(entry))
             if member.space == "ranks" and space == "grid":
                 raise TrainingError(
                     f"{name} works on ranks, so in the augment list it must come before those "
-                    "that work on vectors"
+                    "that work on vectors; a grid with channels has vectors from the start"
                 )
             space = "grid" if member.space == "grid" else space
             self._refuse_without_codebook(name, space)
             self.size = member.size
             members.append(member)
         self._refuse_without_codebook("the model's codebook embedding", output)
+        if around.channels is not None and output == "ranks":
+            raise TrainingError("grids with channels hold numbers: set model.embedding=codebook")
         self.members = nn.ModuleList(members)
 
     def _refuse_without_codebook(self, name: str, space: str) -> None:
-        if space == "grid" and self.embed is None:
+        if space == "grid" and self.embed is None and isinstance(self.begin, nn.Identity):
             raise TrainingError(
                 f"{name} works on codebook vectors, and this store has no codebook. Import it "
                 "again with --codebook FILE, or use random_crop and model.embedding=ids."
@@ -236,8 +239,8 @@ class Policy(nn.Module):
 
         Runs in float32 whatever the caller's autocast says: ranks are found by small differences.
         """
-        view = View(ranks, targets, masks)
         with torch.no_grad(), torch.autocast(ranks.device.type, enabled=False):
+            view = View(self.begin(ranks), targets, masks)
             for member in self.members:
                 view = _run(cast(AnyAugmentation, member), view, self.embed, rng)
             return _as(view, self.output, self.embed)
@@ -245,7 +248,8 @@ class Policy(nn.Module):
     def plain(self, ranks: Tensor) -> Tensor:
         """The centre crop of evaluation, in the size and space that `forward` has."""
         with torch.autocast(ranks.device.type, enabled=False):
-            return _as(View(center_crop(ranks, self.size), None), self.output, self.embed).tokens
+            tokens = self.begin(center_crop(ranks, self.size))
+            return _as(View(tokens, None), self.output, self.embed).tokens
 
 
 def make_augmentation(entry: Mapping[str, Any], around: Surroundings) -> AnyAugmentation:

@@ -83,13 +83,14 @@ def _miou(split: Split, masks: MaskFacts, guess: Guess, progress: WorkProgress) 
 def _chunks(
     split: Split, masks: MaskFacts, progress: WorkProgress
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Ranks int64 [n,h,w] and classes int64 [n,H,W], -1 where nobody knows them."""
+    """Ranks int64 [n,h,w], of several channels the first, and classes int64 [n,H,W] or -1."""
     for start in range(0, len(split), _CHUNK):
         some = np.arange(start, min(start + _CHUNK, len(split)))
         truth = np.stack(split.masks(some) or []).astype(np.int64)
         if masks.ignore is not None:
             truth[truth == masks.ignore] = UNKNOWN
-        yield split.read(some).ranks.astype(np.int64), truth
+        ranks = split.read(some).ranks.astype(np.int64)
+        yield ranks if ranks.ndim == 3 else ranks[:, 0], truth
         progress.advance(len(some))
 
 

@@ -87,6 +87,8 @@ class IdPath(nn.Module):
         task = trained.task
         if not isinstance(task, Classification):
             raise UsageError(f"this attack is for runs of classify, not of {task.name}")
+        if task.facts.scale is not None:
+            raise UsageError("attacks exchange codes, and a grid with channels holds numbers")
         model = copy.deepcopy(trained.model).eval().requires_grad_(False)
         if isinstance(model, LinearProbe):  # which lets no gradient through to its backbone
             model = nn.Sequential(model.backbone, model.probe_norm, model.head)

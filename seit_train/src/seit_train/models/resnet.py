@@ -12,26 +12,33 @@ from torch import Tensor, nn
 
 from seit_train.models.stem import IdEmbedding
 
-ResNetName = Literal["resnet18", "resnet50"]
+ResNetName = Literal["resnet18", "resnet50", "resnet18-third"]
 
 # Blocks of the four stages (He et al. 2016, arXiv 1512.03385, Table 1).
 _BLOCKS: dict[ResNetName, tuple[Any, tuple[int, ...]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet18-third": (BasicBlock, (2, 2, 2, 2)),
 }
-_STEM_CHANNELS = 64
+# Channels of stem and first stage, doubled by every further stage. A third of ResNet-18's is what
+# continual learning trains since GEM (Lopez-Paz and Ranzato, arXiv 1706.08840, section 5).
+_CHANNELS: dict[ResNetName, int] = {"resnet18": 64, "resnet50": 64, "resnet18-third": 20}
+_PLAIN = 64  # width of timm's plain stem; that of a deep one, replaced by ours, can be told
 _STEM_STRIDE = 4  # of a ResNet's own stem, in pixels
 
 
 class EnlargingStem(nn.Module):
     """A transposed convolution, with the id embedding before it where there is one."""
 
-    def __init__(self, source: int | IdEmbedding, stride: int) -> None:
+    def __init__(
+        self, source: int | IdEmbedding, stride: int, name: ResNetName = "resnet18"
+    ) -> None:
         """Make a stem.
 
         Args:
             source: channels of the embedded grids it is fed, or the embedding of ranks it owns.
             stride: pixels of a grid position, along each side.
+            name: of the ResNet that it is for.
         """
         super().__init__()
         self.ids = source if isinstance(source, IdEmbedding) else None
@@ -39,34 +46,45 @@ class EnlargingStem(nn.Module):
         factor = max(1, stride // _STEM_STRIDE)
         kernel = max(1, 2 * factor - factor % 2)  # windows that overlap by half
         self.proj = nn.ConvTranspose2d(
-            channels, _STEM_CHANNELS, kernel, factor, (kernel - factor) // 2, bias=False
+            channels, _CHANNELS[name], kernel, factor, (kernel - factor) // 2, bias=False
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Float [B,d,h,w], or int64 [B,h,w] with an id embedding -> float [B,64,f*h,f*w]."""
+        """Float [B,d,h,w], or int64 [B,h,w] with an id embedding -> float [B,c,f*h,f*w]."""
         grid = tokens if self.ids is None else self.ids(tokens)
         enlarged: Tensor = self.proj(grid)
         return enlarged
 
 
 class TokenResNet(ResNet):
-    """A ResNet over embedded grids or ranks; `conv1` is its stem, which is not pooled."""
+    """A ResNet over embedded grids, ranks or pictures; `conv1` is its stem."""
 
     def __init__(
-        self, name: ResNetName, stem: EnlargingStem, classes: int, drop_path: float
+        self, name: ResNetName, stem: EnlargingStem | None, classes: int, drop_path: float
     ) -> None:
         """Make a freshly initialised ResNet.
 
         Args:
             name: which.
-            stem: what it is fed through.
+            stem: what it is fed through, which is not pooled; None is its own, for pictures.
             classes: outputs of the head.
             drop_path: chance that the last block is skipped for an image; earlier ones less.
         """
-        block, blocks = _BLOCKS[name]
-        super().__init__(block, blocks, num_classes=classes, drop_path_rate=drop_path)
-        self.add_module("conv1", stem)
-        self.add_module("maxpool", nn.Identity())
+        (block, blocks), width = _BLOCKS[name], _CHANNELS[name]
+        narrow: dict[str, Any] = {"stem_type": "deep", "stem_width": width // 2}
+        super().__init__(
+            block,
+            blocks,
+            num_classes=classes,
+            drop_path_rate=drop_path,
+            channels=tuple(width * 2**stage for stage in range(len(blocks))),
+            **({} if width == _PLAIN else narrow),
+        )
+        if stem is None:
+            self.add_module("conv1", nn.Conv2d(3, width, 7, 2, 3, bias=False))
+        else:
+            self.add_module("conv1", stem)
+            self.add_module("maxpool", nn.Identity())
 
 
 def layer_of(parameter: str, name: ResNetName) -> int:

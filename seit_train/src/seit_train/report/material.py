@@ -123,15 +123,15 @@ class Material:
             yield self.batch(numbers[start : start + size])
 
     def paint(self, ranks: Tensor, size: tuple[int, int]) -> Pictures:
-        """Pictures of the centre crops of `size` of whole grids, int64 [n,h,w] -> [n,H,W,3].
+        """Pictures of the centre crops of `size` of whole grids, int64 [n,*grid] -> [n,H,W,3].
 
         Whole grids are painted and cut, since not every tokenizer decodes a part.
         """
         pictures = self.painter(ranks)
         places = []
-        for axis, side in enumerate(size, start=1):
-            pixels = pictures.shape[axis] // ranks.shape[axis]
-            start = (ranks.shape[axis] - side) // 2 * pixels
+        for axis, (whole, side) in enumerate(zip(ranks.shape[-2:], size, strict=True), start=1):
+            pixels = pictures.shape[axis] // whole
+            start = (whole - side) // 2 * pixels
             places.append(slice(start, start + side * pixels))
         return np.ascontiguousarray(pictures[:, places[0], places[1]])
 

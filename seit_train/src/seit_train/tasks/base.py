@@ -20,6 +20,8 @@ from seit_train.augment.base import Codes, Surroundings
 from seit_train.config import RunConfig
 from seit_train.data import Batches, TokenBatch, evaluation_loader, training_loader
 from seit_train.distributed import World
+from seit_train.embed import Channels, Codebook, Metric
+from tokenstore.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,14 @@ class StoreFacts:
 
     Attributes:
         vocabulary_size: number of ranks K.
-        grid: shape (h, w) of an image's ranks.
+        grid: rows and columns (h, w) of an image's ranks.
         codebook: float32 [K, d] in rank order, or None where the store keeps none.
         classes: class names in label order; empty where the store has no labels.
         counts: int64 [K], how often each rank occurs in the train split.
         codes: what the ranks mean, or None where nobody knows.
         masks: what its masks are, or None where there are none.
+        scale: float32 [c], by which the numbers of each channel are multiplied where an image's
+            ranks are [c, h, w]; None where they are [h, w].
     """
 
     vocabulary_size: int
@@ -58,6 +62,7 @@ class StoreFacts:
     counts: Tensor
     codes: Codes | None = None
     masks: MaskFacts | None = None
+    scale: Tensor | None = None
 
     @property
     def stride(self) -> int:
@@ -68,7 +73,23 @@ class StoreFacts:
     @property
     def surroundings(self) -> Surroundings:
         """What augmentations may know of the store."""
-        return Surroundings(self.grid, self.codebook, self.codes)
+        channels = None
+        if self.codebook is not None and self.scale is not None:
+            channels = Channels(self.codebook, self.scale)
+        return Surroundings(self.grid, self.codebook, self.codes, channels)
+
+    @property
+    def width(self) -> int:
+        """Channels of an embedded grid; 0 where there is nothing to embed with."""
+        if self.scale is not None:
+            return len(self.scale)
+        return 0 if self.codebook is None else self.codebook.shape[1]
+
+    def codes_embedded(self, metric: Metric) -> Codebook | None:
+        """The codebook as an embedding; None where there is none, or ranks are numbers."""
+        if self.codebook is None or self.scale is not None:
+            return None
+        return Codebook(self.codebook, metric)
 
 
 class StepResult(NamedTuple):
@@ -98,6 +119,7 @@ class Task(ABC):
     uses_labels: ClassVar[bool] = True
     reads_ranks: ClassVar[bool] = True  # False: pictures from a folder, see `seit_train.pictures`
     uses_masks: ClassVar[bool] = False
+    reads_channels: ClassVar[bool] = False  # whether an image's ranks may be [c, h, w]
     classifies: ClassVar[bool] = False  # whether `logits` says something of each class
 
     @property
@@ -112,6 +134,11 @@ class Task(ABC):
             TrainingError: e.g. classification on a store without labels, or a stride that does
                 not divide the grid.
         """
+        if facts.scale is not None and not self.reads_channels:
+            raise TrainingError(
+                f"{self.name} reads grids of one id a place, and this store's have "
+                f"{len(facts.scale)} channels of numbers: classify and segment read them"
+            )
         self.config = config
         self.facts = facts
 

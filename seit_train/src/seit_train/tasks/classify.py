@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from seit_train.augment.compose import Policy, PolicyEntries
 from seit_train.config import RunConfig, Share
 from seit_train.data import TokenBatch
-from seit_train.embed import Codebook, Metric
+from seit_train.embed import Metric
 from seit_train.models.probe import LinearProbe
 from seit_train.models.resnet import EnlargingStem, ResNetName, TokenResNet
 from seit_train.models.resnet import layer_of as resnet_layer_of
@@ -29,6 +29,7 @@ from seit_train.scoring import (
     refuse_single_class,
     smooth_targets,
     soft_loss,
+    tasks_in,
 )
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError
@@ -81,6 +82,7 @@ class Classification(Task):
     Config = ClassifyConfig
     best_metric = "val_top1"
     higher_is_better = True
+    reads_channels = True
     classifies = True
     config: ClassifyConfig
 
@@ -92,8 +94,7 @@ class Classification(Task):
                 "class folders."
             )
         refuse_single_class(facts.classes)
-        codebook = facts.codebook
-        embed = None if codebook is None else Codebook(codebook, config.requantise)
+        embed = facts.codes_embedded(config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
         self.policy = Policy(config.augment, facts.surroundings, embed, output)
         if config.model.backbone == "vit":
@@ -113,9 +114,9 @@ class Classification(Task):
         if model.embedding == "ids":
             source = IdEmbedding(facts.vocabulary_size, model.ids, facts.codebook)
         else:
-            source = 0 if facts.codebook is None else facts.codebook.shape[1]
+            source = facts.width
         if model.backbone != "vit":
-            enlarging = EnlargingStem(source, facts.stride)
+            enlarging = EnlargingStem(source, facts.stride, model.backbone)
             return TokenResNet(model.backbone, enlarging, classes, model.drop_path)
         stem = StemAdapter(model.stem, model.width, source)
         return TokenViT(stem, self.policy.size, model, classes=classes)
@@ -135,7 +136,7 @@ class Classification(Task):
         scored = (
             Scored(self.logits(model, batch), labels_of(batch), batch.valid) for batch in batches
         )
-        return hits(scored, device)
+        return hits(scored, device, tasks_in(self.config, len(self.facts.classes)))
 
     def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
         """What the model says of plain centre crops, float32 [B,classes]."""

@@ -6,7 +6,7 @@ this stage: RandAugment 9/0.5, CutMix and Mixup.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,8 @@ from seit_train.augment.compose import PolicyEntries, make_augmentation
 from seit_train.config import Positive, RunConfig, Share
 from seit_train.data import Batches, TokenBatch, whole_batches
 from seit_train.distributed import World
+from seit_train.models.resnet import ResNetName, TokenResNet
+from seit_train.models.resnet import layer_of as resnet_layer_of
 from seit_train.models.stem import StemAdapter, count_positions
 from seit_train.models.transfer import exchanged_stem, transfer
 from seit_train.models.vit import TokenViT, VitConfig, layer_of
@@ -31,6 +33,7 @@ from seit_train.scoring import (
     refuse_single_class,
     smooth_targets,
     soft_loss,
+    tasks_in,
 )
 from seit_train.tasks.base import InitReport, StepResult, StoreFacts, Task
 from tokenstore.errors import TrainingError, UsageError
@@ -41,11 +44,17 @@ _HARDEST = 9.99  # of RandAugment: at 10, posterize keeps 0 bits, which Pillow r
 _MEAN_COLOUR = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
 
 
+class PictureModel(VitConfig):
+    """The ViT, or a ResNet in its place, which of the keys of a ViT only takes drop_path."""
+
+    backbone: Literal["vit", ResNetName] = "vit"
+
+
 class PixelsConfig(RunConfig):
-    """A run on pictures: what every run has, the ViT, and how pictures are augmented.
+    """A run on pictures: what every run has, the model, and how pictures are augmented.
 
     Attributes:
-        model: the ViT, of 16x16 patches.
+        model: the ViT, of 16x16 patches, or a ResNet.
         image_size: side of the square that the model sees, in pixels.
         scale: share of a picture that a training crop covers, from and to.
         rand_augment: magnitude and spread in timm's words; null means none.
@@ -54,7 +63,7 @@ class PixelsConfig(RunConfig):
         workers: processes that decode pictures, for each process that trains.
     """
 
-    model: VitConfig = VitConfig()
+    model: PictureModel = PictureModel()
     image_size: Positive = 224
     scale: tuple[Share, Share] = (0.08, 1.0)
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
@@ -85,17 +94,20 @@ class Pixels(Task):
             )
         refuse_single_class(facts.classes)
         self.size = (config.image_size, config.image_size)
-        count_positions("patch16", self.size)  # refuses what patches do not cover
+        if config.model.backbone == "vit":
+            count_positions("patch16", self.size)  # refuses what patches do not cover
         around = Surroundings(self.size, None)
         self.mixing = nn.ModuleList(make_augmentation(entry, around) for entry in config.mixing)
         self.mean = 255 * torch.tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]
         self.deviation = 255 * torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
 
-    def build_model(self) -> TokenViT:
-        """A ViT of pixels, one output a class."""
-        model = self.config.model
+    def build_model(self) -> TokenViT | TokenResNet:
+        """A backbone for pixels, one output a class."""
+        model, classes = self.config.model, len(self.facts.classes)
+        if model.backbone != "vit":
+            return TokenResNet(model.backbone, None, classes, model.drop_path)
         stem = StemAdapter("patch16", model.width, 3)
-        return TokenViT(stem, self.size, model, classes=len(self.facts.classes))
+        return TokenViT(stem, self.size, model, classes=classes)
 
     def training_batches(self, split: PictureSplit, world: World) -> Batches:
         """Augmented crops in a `training_order`.
@@ -135,7 +147,8 @@ class Pixels(Task):
         scored = (
             Scored(self.logits(model, batch), labels_of(batch), batch.valid) for batch in batches
         )
-        return hits(scored, next(model.parameters()).device)
+        tasks = tasks_in(self.config, len(self.facts.classes))
+        return hits(scored, next(model.parameters()).device, tasks)
 
     def logits(self, model: nn.Module, batch: TokenBatch) -> Tensor:
         """What the model says of pictures of its size, float32 [B,classes]."""
@@ -147,17 +160,23 @@ class Pixels(Task):
 
         The stem stays fresh unless it is one for pixels, and so does a head of other classes.
         """
-        if not isinstance(model, TokenViT):
+        if not isinstance(model, TokenViT | TokenResNet):
             raise TypeError(f"expected the model of this task, got {type(model).__name__}")
+        head, stem = ("head", "patch_embed") if isinstance(model, TokenViT) else ("fc", "conv1")
         weights = {name.removeprefix("encoder."): weight for name, weight in weights.items()}
-        fresh = exchanged_stem(model.state_dict(), weights)
-        if "head.weight" in weights and len(weights["head.weight"]) != len(self.facts.classes):
-            fresh += ("head.",)
-        return InitReport(*transfer(model, weights, model.positions, fresh=fresh))
+        fresh = exchanged_stem(model.state_dict(), weights, f"{stem}.")
+        outputs = weights.get(f"{head}.weight")
+        if outputs is not None and len(outputs) != len(self.facts.classes):
+            fresh += (f"{head}.",)
+        positions = model.positions if isinstance(model, TokenViT) else self.size
+        return InitReport(*transfer(model, weights, positions, fresh=fresh))
 
     def layer_of(self, parameter: str) -> int:
         """Stem and positions, blocks, head, as timm groups them."""
-        return layer_of(parameter, self.config.model.depth)
+        model = self.config.model
+        if model.backbone != "vit":
+            return resnet_layer_of(parameter, model.backbone)
+        return layer_of(parameter, model.depth)
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Uint8 [B,3,H,W] -> float32, of mean 0 and deviation 1 over ImageNet."""

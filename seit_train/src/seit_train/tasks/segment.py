@@ -21,7 +21,7 @@ from seit_train.augment.compose import Policy, PolicyEntries
 from seit_train.config import RunConfig
 from seit_train.data import TokenBatch
 from seit_train.distributed import sum_over_processes
-from seit_train.embed import Codebook, Metric
+from seit_train.embed import Metric
 from seit_train.models.segmenter import ConvSegmenter, UperNet
 from seit_train.models.stem import IdConfig, IdEmbedding, StemAdapter, StemName, count_positions
 from seit_train.models.transfer import transfer
@@ -73,6 +73,7 @@ class Segmentation(Task):
     higher_is_better = True
     uses_labels = False
     uses_masks = True
+    reads_channels = True
     config: SegmentConfig
 
     def __init__(self, config: SegmentConfig, facts: StoreFacts) -> None:
@@ -84,8 +85,7 @@ class Segmentation(Task):
             )
         self.masks: MaskFacts = facts.masks
         self.scale = _scale(self.masks.size, facts.grid)
-        codebook = facts.codebook
-        embed = None if codebook is None else Codebook(codebook, config.requantise)
+        embed = facts.codes_embedded(config.requantise)
         output: Literal["ranks", "grid"] = "ranks" if config.model.embedding == "ids" else "grid"
         self.policy = Policy(config.augment, facts.surroundings, embed, output)
         self.policy.refuse_for_masks()
@@ -98,7 +98,7 @@ class Segmentation(Task):
         if model.embedding == "ids":
             source = IdEmbedding(facts.vocabulary_size, model.ids, facts.codebook)
         else:
-            source = 0 if facts.codebook is None else facts.codebook.shape[1]
+            source = facts.width
         encoder = TokenViT(StemAdapter(model.stem, model.width, source), size, model)
         classes = len(self.masks.classes)
         if model.head == "convolutions":
@@ -148,18 +148,18 @@ class Segmentation(Task):
         }
 
     def predict(self, model: nn.Module, ranks: Tensor) -> Tensor:
-        """Logits of whole images: int64 [B,h,w] -> float32 [B,classes,H,W].
+        """Logits of whole images: int64 [B,*grid] -> float32 [B,classes,H,W].
 
         Windows of the size that the model learnt on, evenly spaced over the grid, as few as cover
         it; where they overlap, their logits are averaged.
         """
         policy, scale, size = self.policy.to(ranks.device), self.scale, self.policy.size
-        rows, columns = ranks.shape[1:]
+        rows, columns = ranks.shape[-2:]
         shape = ranks.shape[0], len(self.masks.classes), rows * scale, columns * scale
         logits, seen = ranks.new_zeros(shape, dtype=torch.float32), ranks.new_zeros(shape[2:])
         starts = itertools.product(_starts(rows, size[0]), _starts(columns, size[1]))
         for top, left in starts:
-            window = ranks[:, top : top + size[0], left : left + size[1]]
+            window = ranks[..., top : top + size[0], left : left + size[1]]
             down = slice(top * scale, (top + size[0]) * scale)
             across = slice(left * scale, (left + size[1]) * scale)
             logits[..., down, across] += model(policy.plain(window)).classes.float()
