@@ -1,7 +1,8 @@
 """A corpus as `images/SPLIT/CLASS/FILE`: links to images that lie elsewhere.
 
 What `tokenstore build` and `seit-train pixels` read without further options. No image is opened,
-copied or changed. The file `complete` is written last; until then a folder is made anew.
+copied or changed. The folder takes its name when all links are in it; until then it is
+FOLDER.making.
 """
 
 import shutil
@@ -26,26 +27,43 @@ class OtherLayout(Exception):
     """The folder is not laid out as the corpus is when it is unpacked."""
 
 
+def begun(folder: Path) -> Path:
+    """An empty folder beside the one that it shall become; what lies there half made goes.
+
+    Raises:
+        OtherLayout: something else lies where the folder shall be.
+    """
+    if folder.exists():
+        raise OtherLayout(
+            f"'{folder}' is there already, and not made by this command. Choose another -o."
+        )
+    making = folder.with_name(f"{folder.name}.making")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    return making
+
+
 def link(found: Iterable[LaidOut], folder: Path) -> int:
     """Make the corpus of links; how many there are.
 
     Raises:
-        OtherLayout: there is nothing to link, or something is not there.
+        OtherLayout: there is nothing to link, something is not there, or the folder is another's.
     """
     if (folder / COMPLETE).exists():
         return int((folder / COMPLETE).read_text(encoding="utf-8"))
-    shutil.rmtree(folder, ignore_errors=True)
+    making = begun(folder)
     count = 0
     for place, file in found:
         if not file.exists():
             raise OtherLayout(f"'{file}' is not there. Is everything unpacked?")
-        target = folder / place
+        target = making / place
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(file.absolute())
         count += 1
     if not count:
         raise OtherLayout("no images were found")
-    (folder / COMPLETE).write_text(str(count), encoding="utf-8")
+    (making / COMPLETE).write_text(str(count), encoding="utf-8")
+    making.rename(folder)
     return count
 
 

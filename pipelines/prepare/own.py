@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from pipelines.demo.own_images import NoImages, chosen_images
-from pipelines.prepare.links import LaidOut, OtherLayout, prepare
+from pipelines.demo.own_images import CLASS_FILE, EXTENSIONS, NoImages, chosen_images
+from pipelines.prepare.links import COMPLETE, LaidOut, OtherLayout, prepare
 
 
 def laid_out(images: Path) -> Iterator[LaidOut]:
@@ -29,8 +29,14 @@ def laid_out(images: Path) -> Iterator[LaidOut]:
             raise OtherLayout(str(error)) from error
         for split, files in chosen.items():
             yield from (LaidOut(f"{split}/{file.relative_to(root)}", file) for file in files)
-    if (images / "classes.json").is_file():
-        yield LaidOut("classes.json", images / "classes.json")
+    if (images / CLASS_FILE).is_file():
+        yield LaidOut(CLASS_FILE, images / CLASS_FILE)
+
+
+def is_other(file: Path) -> bool:
+    """Whether a file is neither an image by its name nor hidden nor the list of classes."""
+    is_ours = file.suffix.lower() in EXTENSIONS or file.name in (CLASS_FILE, COMPLETE)
+    return not is_ours and not file.name.startswith(".")
 
 
 @click.command()
@@ -39,6 +45,11 @@ def laid_out(images: Path) -> Iterator[LaidOut]:
 def main(images: Path, output: Path) -> None:
     """Make a folder of links to the images below IMAGES."""
     prepare(laid_out(images), output)
+    others = [path for path in sorted(images.rglob("*")) if path.is_file() and is_other(path)]
+    if others:
+        click.echo(
+            f"left out {len(others):,} files that are no images, such as {others[0]}", err=True
+        )
 
 
 if __name__ == "__main__":

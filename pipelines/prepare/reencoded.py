@@ -6,13 +6,12 @@
 IMAGES holds train/ and val/. Pictures of train become JPEGs (4:2:0, as Pillow writes them), shrunk
 by Lanczos where their shorter side is longer than --side; val is linked as it is, since what is
 stored says nothing about the pictures that a model meets later. Grey pictures stay grey, and a
-picture's rotation is applied. The file `complete` is written last; until then the folder is made
-anew.
+picture's rotation is applied. The folder takes its name when it is complete; until then it is
+FOLDER.making.
 """
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipelines.demo.own_images import EXTENSIONS
-from pipelines.prepare.links import COMPLETE, OtherLayout
+from pipelines.prepare.links import COMPLETE, OtherLayout, begun
 
 PILLOWS_OWN = 75  # quality
 
@@ -49,16 +48,16 @@ def reencode(images: Path, folder: Path, how: Written) -> int:
 
     Raises:
         OtherLayout: there is no train/ with pictures, two would get one name, one cannot be read,
-            or the folder was completed in another way.
+            or the folder is another's or was completed in another way.
     """
     if (folder / COMPLETE).exists():
         made = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         if {**made, "count": None} != {**asdict(how), "count": None}:
             raise OtherLayout(f"'{folder}' was written with {made}. Choose another -o.")
         return int(made["count"])
-    shutil.rmtree(folder, ignore_errors=True)
+    making = begun(folder)
     files = _chosen(sorted(_pictures(images / "train")), how.limit)
-    targets = [folder / file.relative_to(images).with_suffix(".jpg") for file in files]
+    targets = [making / file.relative_to(images).with_suffix(".jpg") for file in files]
     if not files or len(set(targets)) < len(files):
         raise OtherLayout(f"'{images}/train' has no pictures, or two that differ in suffix alone")
     for place in {target.parent for target in targets}:
@@ -68,9 +67,10 @@ def reencode(images: Path, folder: Path, how: Written) -> int:
             pass
     for name in ("val", "classes.json"):
         if (images / name).exists():
-            (folder / name).symlink_to((images / name).resolve())
+            (making / name).symlink_to((images / name).resolve())
     complete = json.dumps({**asdict(how), "count": len(files)})
-    (folder / COMPLETE).write_text(complete, encoding="utf-8")
+    (making / COMPLETE).write_text(complete, encoding="utf-8")
+    making.rename(folder)
     return len(files)
 
 

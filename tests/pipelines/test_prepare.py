@@ -90,11 +90,20 @@ def test_flat_validation_images_without_ground_truth_are_refused(tmp_path):
 
 def test_a_corpus_that_was_half_made_is_made_anew(tmp_path):
     corpus = write_imagenet(tmp_path / "imagenet", train=1)
-    (tmp_path / "images" / "train" / "n_old").mkdir(parents=True)
+    (tmp_path / "images.making" / "train" / "n_old").mkdir(parents=True)
     assert prepare(imagenet, corpus, "-o", tmp_path / "images")[0] == 0
     assert not (tmp_path / "images" / "train" / "n_old").exists()
     code, told = prepare(imagenet, corpus, "-o", tmp_path / "images")
     assert code == 0 and "12 links" in told
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    corpus = write_imagenet(tmp_path / "imagenet", train=1)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "thesis.tex").write_text("years of work")
+    code, told = prepare(imagenet, corpus, "-o", tmp_path / "images")
+    assert code == 2 and "not made by this command. Choose another -o" in told
+    assert (tmp_path / "images" / "thesis.tex").exists()
 
 
 def test_flowers_learn_from_train_and_val_and_are_judged_on_test(tmp_path):
@@ -142,7 +151,9 @@ def test_a_missing_list_is_named(tmp_path):
 
 def test_own_images_get_a_val_split_and_those_with_one_keep_it(tmp_path):
     corpus = write_imagenet(tmp_path / "imagenet")
-    assert prepare(own, corpus / "train", "-o", tmp_path / "images")[0] == 0
+    (corpus / "train" / "notes.txt").write_text("no image")
+    code, told = prepare(own, corpus / "train", "-o", tmp_path / "images")
+    assert code == 0 and "left out 1 files that are no images" in told
     assert len(list((tmp_path / "images" / "train").glob("*/*.JPEG"))) == 28
     assert len(list((tmp_path / "images" / "val").glob("*/*.JPEG"))) == 4
     assert prepare(own, tmp_path / "images", "-o", tmp_path / "again")[0] == 0

@@ -122,9 +122,9 @@ def test_what_cannot_be_written_is_named_and_what_was_half_written_is_made_anew(
     folder = tmp_path / "anew"
     ran = call(reencoded, photos, "-o", folder)
     assert ran.exit_code == 2 and str(broken) in ran.output
-    assert not (folder / "complete").exists()
+    assert not folder.exists()
     broken.unlink()
-    (folder / "train" / "class1" / "left.jpg").write_bytes(b"")
+    (tmp_path / "anew.making" / "train" / "class1" / "left.jpg").write_bytes(b"")
     assert call(reencoded, photos, "-o", folder, "--limit", 9).exit_code == 0
     assert len(list(folder.glob("train/*/*.jpg"))) == 9
     (photos / "train" / "class0" / "000.bmp").write_bytes(b"")
