@@ -62,6 +62,10 @@ def test_an_unknown_key_shows_the_nearest():
         made("optim.weigth_decay=1")
     with pytest.raises(UnknownName, match=r"bach_size.*Did you mean batch_size"):
         made("bach_size=1")
+    with pytest.raises(UnknownName, match="It stands in what was given as KEY=VALUE"):
+        made("bach_size=1")
+    with pytest.raises(UnknownName, match="It stands in recipe '"):
+        made(section={**SECTION, "bach_size": 1})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ store, is the task's business.
 
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -222,13 +222,15 @@ def make_config(
         UsageError: an override that is no `key=value`, or a value of the wrong kind.
     """
     settings = _merged({}, section)
+    asked = set()
     for override in overrides:
         key, value = _parse_override(override)
         _assign(settings, key, value)
+        asked.add(".".join(key))
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        raise _explain(error, kind, origin) from None
+        raise _explain(error, kind, origin, asked) from None
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,17 +271,20 @@ def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
     group[key[-1]] = value
 
 
-def _explain(error: ValidationError, kind: type[RunConfig], origin: str) -> UsageError:
+def _explain(
+    error: ValidationError, kind: type[RunConfig], origin: str, asked: Container[str]
+) -> UsageError:
     """The first thing wrong with a configuration, unknown keys before everything else."""
     problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     first = problems[0]
     place = ".".join(str(part) for part in first["loc"])
+    source = "what was given as KEY=VALUE" if place in asked else f"recipe '{origin}'"
     if first["type"] == "extra_forbidden":
-        return UnknownName("recipe key", place, _dotted_keys(kind), f"It stands in '{origin}'.")
+        return UnknownName("recipe key", place, _dotted_keys(kind), f"It stands in {source}.")
     if first["type"] == "missing":
         return UsageError(f"recipe '{origin}' lacks the key {place}. Add {place}=VALUE.")
     got = f"{place} = {first['input']!r}: " if place else ""
-    return UsageError(f"recipe '{origin}': {got}{first['msg'].removeprefix('Value error, ')}")
+    return UsageError(f"{source}: {got}{first['msg'].removeprefix('Value error, ')}")
 
 
 def _dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterable[str]:

@@ -190,7 +190,7 @@ def load_manifest(storage: Storage) -> Manifest:
         content = storage.read(NAME)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAStore(
-            f"'{storage.url}' is no token store: it has no {NAME}. "
+            f"'{storage.url}' is no token store: it has no {NAME}. Is the path right? "
             "If a build was interrupted, run the same command again to continue it; "
             "if it was copied, the copy is not complete."
         ) from error
