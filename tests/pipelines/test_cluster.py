@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.pipelines.command_lines import check_settings, parsed
+from tokenstore import __version__
 
 CLUSTER = Path(__file__).parents[2] / "pipelines" / "cluster"
 SCRIPTS = sorted([*CLUSTER.glob("slurm/*"), *CLUSTER.glob("ray/*.sh")])
@@ -131,8 +132,6 @@ def test_as_many_stripes_and_nodes_as_pods():
 
 
 def test_the_images_are_of_this_version():
-    text = (CLUSTER.parents[1] / "tokenstore" / "pyproject.toml").read_text(encoding="utf-8")
-    version = re.search(r'^version = "(.*)"', text, re.MULTILINE).group(1)
     for manifest in MANIFESTS:
         for image in re.findall(r"image: (\S+)", manifest.read_text(encoding="utf-8")):
-            assert image.endswith(f":{version}"), manifest
+            assert image.endswith(f":{__version__}"), manifest
