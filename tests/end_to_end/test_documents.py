@@ -38,6 +38,8 @@ EXCUSED = {
     r"deit_small\.pth": "published weights; tests/seit_train/test_initial.py writes such files",
     r"\.onnx": "the extra `export`; tests/seit_train/test_exporting.py has it or skips",
     r"pipelines\.imagenet1k (?!.*--dry-run)": "days; tests/pipelines/test_trials.py runs a trial",
+    r"pipelines\.storage_tradeoff": "many; tests/pipelines/test_storage_tradeoff.py runs a trial",
+    r"golden_store": "changes the project; test_releasing.py runs the page in a copy",
     r"pipelines\.demo\.scenes": "instead of another line; tests/pipelines/test_demo_scenes.py",
 }
 # What is changed in a line that is run, one after the other: pattern, replacement.
@@ -48,7 +50,11 @@ SHORTER = (
     (r"--part 0/100", "--part 0/1"),
     (r"--workers 12", "--workers 1"),
     (r"--recipe (seit|seitpp)_\w+", "--recipe cpu_tiny"),
-    (r"^(seit-train (?:mtm|classify|segment|pixels) .*)$", r"\1 epochs=null steps=2 batch_size=8"),
+    (r"--tasks 2,5 --memory 30000,300000", "--tasks 2 --memory 3000"),
+    (
+        r"^(seit-train (?:mtm|classify|segment|pixels) (?!.*data\.replay).*)$",
+        r"\1 epochs=null steps=2 batch_size=8",
+    ),
     (r"(steps=2 batch_size=8)$", r"\1 optim.warmup_steps=0 loop.log_every=1"),
     (r"^(seit-train pixels .*)$", r"\1 workers=0"),
     (r"--sample 1000", "--sample 4"),
