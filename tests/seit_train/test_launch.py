@@ -180,7 +180,11 @@ def test_init_takes_a_run_a_checkpoint_or_a_file(request_run):
     run = train(request_run("toy", "steps=3")).run
     for place in (run.folder, run.last, run.last / "model.safetensors"):
         request = request_run("toy", "steps=1", folder=f"from-{place.name}", init=str(place))
-        assert train(request).trained
+        begun = train(request)
+        assert begun.trained
+        train(replace(request, resume=True, init=None))
+        environment = json.loads((begun.run.folder / "environment.json").read_text())
+        assert environment["init"] == str(place), "also after a resume that does not repeat it"
 
 
 def test_init_from_another_vocabulary_is_refused_with_a_way_on(request_run, other_store):

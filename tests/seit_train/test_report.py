@@ -107,6 +107,9 @@ def test_long_curves_become_means_of_neighbours() -> None:
 def test_only_settings_that_differ_are_listed(masked, request_run) -> None:
     other = train(request_run("mtm", STEPS, "lr=0.002", folder="other")).run.folder
     assert [row.key for row in differing(read_records([masked, other]))] == ["lr"]
+    begun = train(request_run("mtm", STEPS, folder="begun", init=str(other))).run.folder
+    (row,) = differing(read_records([masked, begun]))
+    assert (row.key, row.values[1]) == ("init", "other")
     alone = {row.key: row.values for row in differing(read_records([masked]))}
     assert alone["lr"] == ("0.001",) and "store" in alone and "optim.betas" in alone
 

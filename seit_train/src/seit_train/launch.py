@@ -97,7 +97,7 @@ def train(request: TrainRequest) -> Outcome:
             wait_for_all()  # nobody may find the folder of this very run and take it for another's
             if world.is_first:
                 run.write()
-                _note(trainer)
+                _note(trainer, request.init)
             trainer.fit()
         return Outcome(run, trainer.step, trainer.best, trainer.seconds, trained, world.is_first)
 
@@ -201,7 +201,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
     return found
 
 
-def _note(trainer: Trainer) -> None:
+def _note(trainer: Trainer, init: str | None) -> None:
     """Write environment.json and footprint.json, and tell what is about to run."""
     world, config = trainer.world, trainer.config
     is_cuda = world.device.type == "cuda"
@@ -212,6 +212,7 @@ def _note(trainer: Trainer) -> None:
         threads=torch.get_num_threads(),
         precision=trainer.precision,
         deterministic=not is_cuda,
+        init=init,
     )
     kept = footprint(trainer.train, config.data)
     trainer.run.note_footprint(kept)

@@ -210,7 +210,13 @@ class Run:
         }
 
     def note_environment(self, **facts: Any) -> None:
-        """Write environment.json: versions, machine and command, besides the given facts."""
+        """Write environment.json: versions, machine and command, besides the given facts.
+
+        A run that is resumed without its `init` keeps the one that it began from.
+        """
+        file = self.folder / ENVIRONMENT
+        if facts.get("init") is None and file.exists():
+            facts["init"] = json.loads(file.read_text(encoding="utf-8")).get("init")
         packages = ("seit-train", "tokenstore", "torch", "timm", "numpy")
         environment = {
             "command": sys.argv,
@@ -220,7 +226,7 @@ class Run:
             "cpus": os.cpu_count(),
             **facts,
         }
-        _write_json(self.folder / ENVIRONMENT, environment)
+        _write_json(file, environment)
 
     def note_footprint(self, footprint: Footprint) -> None:
         """Write footprint.json."""

@@ -1,7 +1,7 @@
 """Settings of several runs side by side: those that differ, and all of one run.
 
-Settings are those of config.json with dotted keys; the store and the machine are among them, since
-they explain differences too.
+Settings are those of config.json with dotted keys; the store, the weights that a run began from and
+the machine are among them, since they explain differences too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +39,8 @@ def settings_of(record: RunRecord) -> dict[str, str]:
     plain = _flat(record.run.config.model_dump(mode="json"))
     store = record.run.store
     plain["store"] = f"{store_name(store.place)} {store.fingerprint[:8]}"
+    init = record.environment.get("init")
+    plain["init"] = ABSENT if init is None else store_name(init)
     plain |= {name: record.environment[name] for name in MACHINE if name in record.environment}
     return {
         key: value if isinstance(value, str) else compact(value) for key, value in plain.items()
