@@ -24,7 +24,7 @@ from tokenstore.cache import MARKER, open_cache
 from tokenstore.errors import CorruptStore, StoreError, UsageError
 from tokenstore.loader import TokenLoader
 from tokenstore.shard_shuffle import ShardShuffle
-from tokenstore.storage import RemoteStorage
+from tokenstore.storage import LocalStorage, RemoteStorage
 
 SHARDS = 6
 SMALL = Small(counts=(("train", SHARDS * 40),), grid=(8, 8), shard=40, block=8, extras=False)
@@ -255,6 +255,19 @@ def test_threads_share_a_cache_that_holds_one_file(original, remote, tmp_path):
     assert held(tmp_path) <= largest(original)
 
 
+def test_a_folder_in_which_another_process_is_making_the_cache_is_no_foreign_one(
+    monkeypatch, tmp_path
+):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("os.getpid", lambda: 4711)
+        making = LocalStorage(str(tmp_path)).writing(MARKER)
+        making.__enter__()
+    assert [path.name.split("~")[2] for path in tmp_path.iterdir()] == ["4711"]
+    assert open_cache(tmp_path, 10).capacity == 10
+    making.__exit__(InterruptedError, InterruptedError(), None)  # the other one is stopped
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
 def test_a_store_pickles_with_its_cache(remote, downloads, tmp_path):
     store = tokenstore.open(remote, cache=tmp_path, cache_bytes=10**7)
     store["train"].read([0])
@@ -335,9 +348,9 @@ def reading(http, folder):
 def test_processes_that_share_a_cache_fetch_each_file_once(original, http, tmp_path):
     http.chunk_seconds = 0.002  # long enough for both to want the same file
     both = [reading(http, tmp_path / "cache") for _ in range(2)]
+    printed = [process.communicate(timeout=100) for process in both]
     expected = int(original["train"].read(np.arange(SHARDS * 40)).ranks.sum())
-    for process in both:
-        out, err = process.communicate(timeout=100)
+    for out, err in printed:
         assert out.strip() == str(expected), err
     listed = [name for name in http.gets if name != "manifest.json"]
     assert len(listed) == len(set(listed))

@@ -28,14 +28,21 @@ from filelock import FileLock, Timeout
 from tokenstore.disk import mapped
 from tokenstore.entries import FileEntry
 from tokenstore.errors import CorruptStore, StoreError, TokenstoreError, UsageError
-from tokenstore.storage import Bytes, Fetched, LocalStorage, Offsets, Storage, refuse_beyond
+from tokenstore.storage import (
+    PARTIAL,
+    Bytes,
+    Fetched,
+    LocalStorage,
+    Offsets,
+    Storage,
+    refuse_beyond,
+)
 
 CACHE_BYTES = 20 * 10**9  # of a cache whose size nobody has said
 MARKER = "tokenstore-cache.json"
 CONTENT = b'{"tokenstore-cache":0}\n'
 ROOM = "room.lock"
 _HASHED = re.compile(r"(?P<sha256>[0-9a-f]{64})\.(file|lock|(?P<bytes>\d+)\.partial)")
-_MARKER_ON_ITS_WAY = re.compile(rf"\.{re.escape(MARKER)}\.\d+\.partial")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _POLL_SECONDS = 0.05
 
@@ -267,19 +274,24 @@ def _refuse_other_content(stream: BufferedReader, file: FileEntry, origin: Stora
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder that somebody uses for anything else."""
     names = sorted(path.name for path in folder.iterdir())
-    known = [name for name in names if _MARKER_ON_ITS_WAY.fullmatch(name)]
-    if MARKER in names:
-        known += [n for n in names if n in (MARKER, ROOM) or _HASHED.fullmatch(n)]
-    foreign = [name for name in names if name not in known]
+    is_cache = (folder / MARKER).exists()  # asked after the names: its files come after the marker
+    foreign = [name for name in names if not _is_own(name, is_cache)]
     if foreign:
         raise StoreError(
             f"'{folder}' holds '{foreign[0]}', which no cache of tokenstore has put there. Give "
             "the cache a folder of its own, an empty or a new one."
         )
-    if MARKER in names and (folder / MARKER).read_bytes() != CONTENT:
+    if is_cache and (folder / MARKER).read_bytes() != CONTENT:
         raise StoreError(
             f"'{folder}' is a cache of another version of tokenstore. Give this one a new folder."
         )
+
+
+def _is_own(name: str, is_cache: bool) -> bool:
+    """Whether a cache may have put this name there: before its marker, only the marker's partial."""
+    if is_cache and (name in (MARKER, ROOM) or _HASHED.fullmatch(name)):
+        return True
+    return name.startswith(f".{MARKER}.") and name.endswith(PARTIAL)
 
 
 def _lock_of(partial: Path) -> Path:
