@@ -64,6 +64,8 @@ def test_an_unknown_key_shows_the_nearest():
         made("bach_size=1")
     with pytest.raises(UnknownName, match="It stands in what was given as KEY=VALUE"):
         made("bach_size=1")
+    with pytest.raises(UnknownName, match="It stands in what was given as KEY=VALUE"):
+        made("optim={bettas: 1}")
     with pytest.raises(UnknownName, match="It stands in recipe '"):
         made(section={**SECTION, "bach_size": 1})
 

@@ -8,7 +8,7 @@ store, is the task's business.
 
 import types
 import typing
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -272,13 +272,14 @@ def _assign(settings: dict[str, Any], key: Sequence[str], value: Any) -> None:
 
 
 def _explain(
-    error: ValidationError, kind: type[RunConfig], origin: str, asked: Container[str]
+    error: ValidationError, kind: type[RunConfig], origin: str, asked: Iterable[str]
 ) -> UsageError:
     """The first thing wrong with a configuration, unknown keys before everything else."""
     problems = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     first = problems[0]
     place = ".".join(str(part) for part in first["loc"])
-    source = "what was given as KEY=VALUE" if place in asked else f"recipe '{origin}'"
+    is_asked = any(f"{place}.".startswith(f"{key}.") for key in asked)
+    source = "what was given as KEY=VALUE" if is_asked else f"recipe '{origin}'"
     if first["type"] == "extra_forbidden":
         return UnknownName("recipe key", place, _dotted_keys(kind), f"It stands in {source}.")
     if first["type"] == "missing":

@@ -4,7 +4,7 @@ Written beside each run, so that accuracy can be held against storage without an
 Pictures count as their files. A store counts whole but for its other splits: records, index, tar
 framing and keys of train, vocabulary, codec tables and both copies of the manifest; of a share of
 its images, that share of what grows with them. Masks count, the tokenizer does not: it is the same
-for all stores. Nothing is read but listings, manifests and indices.
+for all stores. Nothing is read but listings and manifests, so it costs a start nothing.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from seit_train.pictures import PictureSplit
 from tokenstore.manifest import NAME
 from tokenstore.mixture import MixedSplit
 from tokenstore.reader import Split
-from tokenstore.sizes import measure
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,6 @@ def footprint(split: Any, data: DataConfig) -> Footprint:
     Args:
         split: of a store, of several stores, or of pictures.
         data: the run's `data` section.
-
-    Raises:
-        CorruptStore: an index file is damaged.
     """
     if isinstance(split, MixedSplit):
         parts = [_of_store(one, len(one)) for one in split.splits]
@@ -55,7 +51,9 @@ def footprint(split: Any, data: DataConfig) -> Footprint:
 def _of_store(split: Split, images: int) -> Footprint:
     """A store, with so many images of this split and none of its others."""
     storage, manifest = split.store.storage, split.store.manifest
-    sizes = measure(storage, manifest)
-    growing = round(sizes.splits[split.name].total * images / max(1, len(split)))
-    fixed = sizes.vocabulary + sizes.tables + 2 * storage.size(NAME)
+    shards = manifest.splits[split.name].shards
+    files = sum(shard.shard.bytes + shard.index.bytes for shard in shards)
+    growing = round(files * images / max(1, len(split)))
+    tables = sum(entry.file.bytes for entry in manifest.table_sets if entry.file)
+    fixed = manifest.vocabulary.file.bytes + tables + 2 * storage.size(NAME)
     return Footprint(images, growing + fixed)
