@@ -288,7 +288,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _is_own(name: str, is_cache: bool) -> bool:
-    """Whether a cache may have made this name; before its marker, only the marker's partial file."""
+    """Whether a cache may have made this name; before its marker, only the marker on its way."""
     if is_cache and (name in (MARKER, ROOM) or _HASHED.fullmatch(name)):
         return True
     return name.startswith(f".{MARKER}.") and name.endswith(PARTIAL)
