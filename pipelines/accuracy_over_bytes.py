@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from pipelines.drawing import pyplot
+
 MARKERS = "osD^vPX*<>"
 
 
@@ -68,15 +70,11 @@ def table(points: Sequence[Point]) -> str:
 
 def draw(points: Sequence[Point], title: str, file: Path) -> None:
     """One line of a colour for each family, bytes on a logarithmic axis."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise click.ClickException("drawing takes matplotlib: pip install matplotlib") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot, ticker
+    plots = pyplot()
+    from matplotlib import ticker
     from matplotlib.patheffects import withStroke
 
-    figure, axes = pyplot.subplots(figsize=(10, 6))
+    figure, axes = plots.subplots(figsize=(10, 6))
     for number, line in enumerate(dict.fromkeys(point.line for point in points)):
         own = sorted((p for p in points if p.line == line), key=lambda point: point.bytes)
         sizes, shares = [p.bytes for p in own], [100 * p.top1 for p in own]
@@ -102,7 +100,7 @@ def draw(points: Sequence[Point], title: str, file: Path) -> None:
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=100)
-    pyplot.close(figure)
+    plots.close(figure)
 
 
 @click.command()
@@ -122,9 +120,9 @@ def main(
 ) -> None:
     """Draw accuracy over bytes, and write and print the table."""
     points = [read_point(*four) for four in words]
-    draw(points, title, output.with_name(f"{output.name}.png"))
     text = "\n".join([table(points), *notes])
     output.with_name(f"{output.name}.md").write_text(text, encoding="utf-8")
+    draw(points, title, output.with_name(f"{output.name}.png"))
     click.echo(json.dumps([point._asdict() for point in points]) if as_json else text)
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import click
 
+from pipelines.drawing import pyplot
 from pipelines.steps import ROOT, Request, Step, pipeline, run
 
 RECIPE = "continual_tiny"
@@ -79,6 +80,8 @@ def main(
 
     Example: python -m pipelines.continual photos --tasks 5 --memory 100000
     """
+    if not request.dry_run:
+        pyplot()  # refuses before the trainings, not after them
     run(request, steps(request, images, tasks, memory, seeds))
 
 

@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-import matplotlib as mpl
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from pipelines.drawing import pyplot
 
 COLOURS = {"tokens": "tab:blue", "pixels": "tab:orange"}
 STYLES = ("-", "--", ":", "-.")
@@ -75,7 +73,8 @@ def read_run(folder: Path) -> Learnt:
 
 def draw(runs: list[Learnt], file: Path) -> None:
     """Accuracy after the last task and forgetting, over the bytes of the memory; means of seeds."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    plots = pyplot()
+    figure, axes = plots.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     counts = sorted({one.tasks for one in runs})
     for kind, colour in COLOURS.items():
         for style, tasks in zip(STYLES, counts, strict=False):
@@ -97,7 +96,7 @@ def draw(runs: list[Learnt], file: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(file, dpi=120)
-    plt.close(figure)
+    plots.close(figure)
 
 
 @click.command()
@@ -111,7 +110,6 @@ def main(runs: tuple[Path, ...], output: Path) -> None:
     learnt = sorted(map(read_run, runs), key=lambda one: (one.tasks, one.memory, one.kind))
     lines = json.dumps([asdict(one) for one in learnt], indent=1)
     output.with_suffix(".json").write_text(f"{lines}\n", encoding="utf-8")
-    draw(learnt, output.with_suffix(".png"))
     click.echo("tasks  memory     from    seed  accuracy  forgetting  after each task")
     for one in learnt:
         each = " ".join(f"{100 * share:.1f}" for share in one.after_each)
@@ -119,6 +117,7 @@ def main(runs: tuple[Path, ...], output: Path) -> None:
             f"{one.tasks:>5}  {one.memory:>9}  {one.kind}  {one.seed:>4}  "
             f"{100 * one.after_each[-1]:>7.1f}%  {100 * one.forgetting:>9.1f}%  {each}"
         )
+    draw(learnt, output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from pipelines.drawing import pyplot
 from pipelines.steps import ROOT, TRIAL_BATCH, Request, Step, pipeline, run
 
 RECIPE = "cpu_tiny"
@@ -297,6 +298,8 @@ def main(request: Request, images: Path, families: tuple[str, ...], **asked: Any
 
     Example: python -m pipelines.storage_tradeoff photos --family tokens --family weak --dry-run
     """
+    if not request.dry_run:
+        pyplot()  # refuses before the trainings, not after them
     run(request, steps(Asked(request, **asked), images, families or tuple(FAMILIES)))
 
 

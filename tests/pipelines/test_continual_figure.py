@@ -1,11 +1,13 @@
 """The figure of continual learning: what it makes of runs' files, and refusals."""
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from pipelines import continual
 from pipelines.continual_figure import main, read_run
 
 
@@ -50,3 +52,19 @@ def test_a_run_that_has_not_ended_is_named(tmp_path):
     ran = CliRunner().invoke(main, [str(folder), "-o", str(tmp_path / "continual")])
     assert ran.exit_code == 1
     assert "has 1 of 2 tasks behind it" in ran.stderr
+
+
+def test_without_matplotlib_it_says_so_before_hours_of_training(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    ran = CliRunner().invoke(continual.main, [str(tmp_path), "-o", str(tmp_path / "out")])
+    assert ran.exit_code == 1 and "pip install matplotlib" in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_the_numbers_are_written_all_the_same(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder = write_run(tmp_path / "r", [[0.8, 0], [0.4, 0.8]])
+    ran = CliRunner().invoke(main, [str(folder), "-o", str(tmp_path / "continual")])
+    assert ran.exit_code == 1 and "pip install matplotlib" in ran.stderr
+    assert json.loads((tmp_path / "continual.json").read_text())[0]["memory"] == 3000
+    assert "60.0%" in ran.stdout
