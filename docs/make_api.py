@@ -9,12 +9,12 @@ is not listed may change at any time. Nothing is imported, so nothing depends on
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import griffe
+
+from docs.written import written_by
 
 ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).with_name("api.txt")
@@ -89,20 +89,5 @@ def _lines(name: str, found: griffe.Object | griffe.Alias, indent: str) -> Itera
         yield f"{indent}{name}{annotation}{shown}"
 
 
-@click.command()
-@click.option("--check", is_flag=True, help="Compare only; exit 1 if the file is not fresh.")
-def main(check: bool) -> None:
-    """Write docs/api.txt.
-
-    Example: python -m docs.make_api --check
-    """
-    text = page()
-    if not check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        click.echo(f"{PAGE.name} is not what the sources say. Run `make docs`.", err=True)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    written_by(PAGE, page)()

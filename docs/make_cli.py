@@ -4,12 +4,12 @@ python -m docs.make_cli            write the file
 python -m docs.make_cli --check    exit 1 if it is not what would be written
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from docs.written import written_by
 from seit_train.cli.main import main as seit_train
 from tokenstore.cli.main import main as tokenstore
 
@@ -55,20 +55,5 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
     return click.Context(command, info_name=name, parent=parent, **settings)
 
 
-@click.command()
-@click.option("--check", is_flag=True, help="Compare only; exit 1 if the file is not fresh.")
-def main(check: bool) -> None:
-    """Write docs/cli.md.
-
-    Example: python -m docs.make_cli --check
-    """
-    text = page()
-    if not check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        click.echo(f"{PAGE.name} is not what the commands print. Run `make docs`.", err=True)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    main()
+    written_by(PAGE, page)()

@@ -181,7 +181,7 @@ def test_a_split_is_chosen_from_by_the_scores_of_its_keys(train, unlabelled):
 def test_scores_need_keys():
     split = Scored(np.zeros(4, np.int64))
     split.keys = lambda numbers: None
-    with pytest.raises(UsageError, match="built without keys"):
+    with pytest.raises(UsageError, match="keeps no keys"):
         samples_of_share(split, 0.5, 0, {"0": 1.0})
 
 

@@ -75,18 +75,10 @@ def samples_of_keys(split: Split, keys: Iterable[str]) -> Numbers:
         UsageError: the split has no keys, or not all of these.
     """
     wanted, found, samples = set(keys), set[str](), []
-    block = split.store.manifest.block
-    for first in range(0, len(split), block):
-        numbers = np.arange(first, min(first + block, len(split)))
-        here = split.keys(numbers)
-        if here is None:
-            raise UsageError(
-                f"split '{split.name}' of '{split.store.url}' was built without keys; choose "
-                "samples by number or class"
-            )
+    for first, here in key_runs(split):
         chosen = [row for row, key in enumerate(here) if key in wanted]
         found.update(here[row] for row in chosen)
-        samples.append(numbers[chosen])
+        samples.append(first + np.array(chosen, np.int64))
     missing = sorted(wanted - found)
     if missing:
         raise UsageError(
@@ -95,6 +87,22 @@ def samples_of_keys(split: Split, keys: Iterable[str]) -> Numbers:
             "the last suffix."
         )
     return np.concatenate(samples) if samples else np.zeros(0, np.int64)
+
+
+def key_runs(split: Split) -> Iterator[tuple[int, list[str]]]:
+    """All keys of a split: (number of the first sample, keys), so many samples at a time.
+
+    Raises:
+        UsageError: the split has no keys.
+    """
+    for first in range(0, len(split), _KEYS):
+        keys = split.keys(np.arange(first, min(first + _KEYS, len(split))))
+        if keys is None:
+            raise UsageError(
+                f"split '{split.name}' keeps no keys, so none of its images is found by one. "
+                "Choose by split, class or number, or build the store without --no-keys."
+            )
+        yield first, keys
 
 
 def samples_of_share(
@@ -170,7 +178,7 @@ def _number(text: str | None) -> float | None:
 
 def _scores_of(split: Split, scores: Mapping[str, float]) -> NDArray[np.float64]:
     """Float64 [n], the scores of all samples of a split."""
-    keys = list(_all_keys(split))
+    keys = [key for _, run in key_runs(split) for key in run]
     missing = [key for key in keys if key not in scores]
     if missing:
         raise UsageError(
@@ -178,17 +186,6 @@ def _scores_of(split: Split, scores: Mapping[str, float]) -> NDArray[np.float64]
             f"{_some(missing)}. A key is the path of an image in its split without the last suffix."
         )
     return np.array([scores[key] for key in keys])
-
-
-def _all_keys(split: Split) -> Iterator[str]:
-    for first in range(0, len(split), _KEYS):
-        keys = split.keys(np.arange(first, min(first + _KEYS, len(split))))
-        if keys is None:
-            raise UsageError(
-                f"split '{split.name}' was built without keys, by which scores are found. Build "
-                "the store without --no-keys."
-            )
-        yield from keys
 
 
 def _some(keys: list[str]) -> str:

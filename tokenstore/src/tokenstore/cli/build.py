@@ -233,7 +233,7 @@ def _tell(report: BuildReport, sizes: StoreSizes, seconds: float, saving: Saving
     rejects = report.manifest.rejects.count
     click.echo(f"rejects {rejects:>9,}" + (", listed above and in the store" if rejects else ""))
     click.echo(
-        f"{report.place} is whole: {report.tokenized:,} images tokenized in {seconds:,.1f} s "
+        f"{report.place} is whole: went through {report.tokenized:,} images in {seconds:,.1f} s "
         f"({report.tokenized / seconds:,.1f} images/s)"
     )
     click.echo(

@@ -6,7 +6,7 @@ be there: a class or a key that the store does not have is an error that tells t
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tokenstore.errors import UnknownName, UsageError
 from tokenstore.reader import Split, Store
+from tokenstore.subset import key_runs
 
-RUN = 1 << 16  # keys in memory at once
 CANDIDATES = 4096  # keys among which the nearest to a wrong one is looked for
 
 
@@ -131,7 +131,7 @@ def _of_keys(splits: list[Split], wanted: Set[str], on_images: OnImages) -> dict
     missing = set(wanted)
     for split in splits:
         numbers: list[int] = []
-        for start, keys in _runs(split):
+        for start, keys in key_runs(Split(split.store, split.name)):
             numbers += [start + place for place, key in enumerate(keys) if key in wanted]
             missing.difference_update(keys)
             on_images(len(keys))
@@ -148,7 +148,7 @@ def _unknown_key(key: str, missing: int, splits: list[Split]) -> UsageError:
     near: list[str] = []
     other: list[str] = []
     for split in splits:
-        for _, keys in _runs(split):
+        for _, keys in key_runs(Split(split.store, split.name)):
             near += [k for k in keys if k.rpartition("/")[0] == folder or stem in k]
             other += keys[: max(CANDIDATES - len(other), 0)]
     candidates = dict.fromkeys(near[:CANDIDATES] + other)
@@ -160,19 +160,6 @@ def _unknown_key(key: str, missing: int, splits: list[Split]) -> UsageError:
         f"no image of {names} has the key '{key}'{more}.{guess} A key is the path inside the "
         "split without its last suffix."
     )
-
-
-def _runs(split: Split) -> Iterator[tuple[int, list[str]]]:
-    """(number of the first, keys), a run of samples at a time."""
-    opened = Split(split.store, split.name)
-    for start in range(0, len(split), RUN):
-        keys = opened.keys(np.arange(start, min(start + RUN, len(split))))
-        if keys is None:
-            raise UsageError(
-                f"split '{split.name}' of '{split.store.url}' keeps no keys, so a list selects "
-                "nothing there. Take other splits only, with --split."
-            )
-        yield start, keys
 
 
 def _both(numbers: Numbers | None, others: Numbers) -> Numbers:
