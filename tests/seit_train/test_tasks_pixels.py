@@ -15,8 +15,10 @@ from torch.nn import functional
 
 from seit_train.cli.main import main
 from seit_train.data import TokenBatch
+from seit_train.distributed import World
 from seit_train.launch import TrainRequest, train
 from seit_train.metrics import read_metrics
+from seit_train.pictures import open_pictures
 from seit_train.run import Run
 from seit_train.tasks.pixels import Pixels, PixelsConfig, training_transform
 from tests.pictures import write_pictures
@@ -128,6 +130,14 @@ def test_a_resumed_run_ends_with_the_same_weights(request_pixels, monkeypatch):
     expected, found = (load_file(run.last / "model.safetensors") for run in (whole, cut))
     assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
     assert read_metrics(whole.folder)[-1]["val_loss"] == read_metrics(cut.folder)[-1]["val_loss"]
+
+
+def test_pictures_are_judged_in_parts_as_small_as_those_of_a_step(request_pixels, pictures):
+    outcome = train(request_pixels("steps=1", "loop.accumulate=4"))
+    task = outcome.run.task(outcome.run.config, FACTS)
+    world = World(0, 1, torch.device("cpu"))
+    loader = task.evaluation_batches(open_pictures(str(pictures)).splits["val"], world)
+    assert [len(batch.index) for batch in loader] == [2] * 5
 
 
 def test_tokens_then_pixels_and_the_exchanged_stem_is_said(request_run, request_pixels, caplog):
