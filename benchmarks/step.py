@@ -6,10 +6,12 @@
 
 The trainer's own steps, on a store of random grids of the published size (32x32 ids of 391 codes of
 32 numbers, 1,000 classes), with full augmentation and optimizer, after steps that warm up and
-compile. Data and augmentation are measured alone as well; on a GPU the loader works beside the
-step, so their sum is an upper bound of what they cost. MFU stands where the peak of a device is
-known. `--profile` says which share of a step's time on a CPU goes into matrix products, and what
-the rest is.
+compile. Of SeiT++'s augmentation TokenAdapt is left out, which belongs to one tokenizer: what it
+adds to a step is measured by benchmarks.augment. Data and augmentation are measured alone as well;
+on a GPU the loader works beside the step, so their sum is an upper bound of what they cost. The
+encoder of MTM is timed alone, with the positions that masks leave it and with all. MFU stands where
+the peak of a device is known. `--profile` says which share of a step's time on a CPU goes into
+matrix products, and what the rest is.
 """
 
 import os
@@ -33,6 +35,10 @@ from benchmarks.grid_store import write_grids
 from seit_train.config import make_config
 from seit_train.data import TokenBatch
 from seit_train.distributed import World
+from seit_train.models.masking import MaskConfig
+from seit_train.models.stem import StemAdapter
+from seit_train.models.vit import TokenViT, VitConfig
+from seit_train.precision import Precision, autocast
 from seit_train.run import Run, StoreIdentity
 from seit_train.trainer import Trainer
 from seit_train.utilisation import count_flops, device_peak
@@ -59,7 +65,7 @@ class Cost:
     task: str
     model: str
     batch: int
-    precision: str
+    precision: Precision
     step: float
     data: float
     augmentation: float
@@ -190,6 +196,37 @@ def profiled(trainer: Trainer, steps: int) -> list[str]:
     return rows
 
 
+def encoder_alone(cost: Cost, place: torch.device) -> str:
+    """The time of MTM's encoder, forwards and backwards, at the length that masks leave and at all.
+
+    Median of five turns each; nothing is compiled.
+    """
+    width, heads = SIZES[cost.model]
+    config = VitConfig(width=width, depth=12, heads=heads, drop_path=0.0)
+    encoder = TokenViT(StemAdapter("conv2x2", width, WIDTH), (28, 28), config).to(place)
+    positions = encoder.pos_embed.shape[1] - 1
+    kept = positions - MaskConfig().count_dropped(positions)
+    spent, products = [], []
+    for length in (kept, positions):
+        patches = torch.randn(cost.batch, length, width, device=place)
+
+        def turn(patches: torch.Tensor = patches) -> None:
+            with autocast(cost.precision, place):
+                loss = encoder.encode(patches).float().mean()
+            torch.autograd.grad(loss, list(encoder.blocks.parameters()))
+
+        turn()
+        spent.append(seconds(turn, place, 5))
+        tokens = 1 + length
+        products.append(12 * tokens * width**2 + 2 * tokens**2 * width)
+    few, all_of_them = (f"{1e3 * one:,.1f} ms" for one in spent)
+    return (
+        f"ViT-{cost.model}'s encoder alone, {cost.batch} images: {few} with {1 + kept} tokens, "
+        f"{all_of_them} with {1 + positions}, {spent[0] / spent[1]:.2f} of the time for "
+        f"{products[0] / products[1]:.2f} of the products."
+    )
+
+
 def ratios(costs: list[Cost]) -> list[str]:
     """How many times the images/s of classification masked modelling has, by model."""
     rates = {(cost.model, cost.task): cost.rate for cost in costs}
@@ -258,6 +295,7 @@ def main(
                     rows = profiled(make_trainer(task, model, split, place, settings), steps)
                     profiles_found.append((f"ViT-{model}, {task}", rows))
     rest = ["", *ratios(costs)]
+    rest += [encoder_alone(cost, place) for cost in costs if cost.task == "mtm"]
     for name, rows in profiles_found:
         rest += ["", f"{name}: share of a step's CPU time", "", "| what | share | calls a step |"]
         rest += ["|---|---|---|", *rows]

@@ -1,6 +1,7 @@
 """The models of the papers have as many parameters as the papers say."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -72,6 +73,21 @@ def test_lut_adds_two_mlps_of_4096_without_biases(size, width):
 
 def test_the_encoder_that_is_kept_is_the_same_for_every_method():
     assert len({SIZES[n].kept for n in ("mtm-B", "lut-B", "simmim-B", "mage-B", "mage-c-B")}) == 1
+
+
+def test_the_docstring_of_every_model_names_its_paper_and_the_place_in_it():
+    kinds = set()
+    for entry in CATALOGUE:
+        model = build(entry)
+        parts = (getattr(model, name, None) for name in ("encoder", "context", "patch_embed"))
+        kinds |= {type(part) for part in (model, *parts) if part is not None}
+    lacking = {
+        kind.__name__
+        for kind in kinds
+        if not re.search(r"arXiv \d{4}\.\d{5}", kind.__doc__)
+        or not re.search(r"section \d|Table \d", kind.__doc__)
+    }
+    assert len(kinds) >= 8 and not lacking
 
 
 def test_models_are_laid_out_without_memory():

@@ -180,6 +180,14 @@ def test_evaluation_sees_each_image_once_over_all_processes(store):
     assert sorted(seen) == list(range(13))
 
 
+def test_evaluation_takes_no_more_images_at_a_time_than_a_part_of_a_step(store):
+    """So that loop.accumulate cures what is out of memory there, too."""
+    parts = config(loop={"accumulate": 4})
+    rows = next(iterate(training_loader(store["train"], parts, World(0, 2, CPU)))).index
+    loader = evaluation_loader(store["val"], parts, World(0, 2, CPU))
+    assert {len(batch.index) for batch in iterate(loader)} == {len(rows) // 4}
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_what_would(store):
     with pytest.raises(UsageError, match="multiple of 6"):
         wrong = config(loop={"accumulate": 2})

@@ -107,10 +107,19 @@ def test_a_stem_makes_as_many_tokens_as_it_says(stem, grid, positions):
     assert tokens.shape == (2, positions[0] * positions[1], 24)
 
 
-@pytest.mark.parametrize(("stem", "grid"), [("conv2x2", (7, 8)), ("conv4x4", (9, 9))])
-def test_a_stem_that_leaves_a_row_out_is_refused(stem, grid):
-    with pytest.raises(TrainingError, match="does not cover a grid of"):
+@pytest.mark.parametrize(
+    ("stem", "grid", "fits"),
+    [
+        ("conv2x2", (7, 8), [(6, 8), (8, 10)]),
+        ("conv4x4", (9, 9), [(8, 8), (10, 10)]),
+        ("patch16", (100, 8), [(96, 16), (112, 32)]),
+    ],
+)
+def test_a_stem_that_leaves_a_row_out_is_refused_with_sizes_that_fit(stem, grid, fits):
+    told = " or ".join(f"{rows}x{columns}" for rows, columns in fits)
+    with pytest.raises(TrainingError, match=f"does not cover a grid of .* evenly; {told} would"):
         count_positions(stem, grid)
+    assert all(count_positions(stem, size) for size in fits)
 
 
 @pytest.mark.parametrize(("width", "heads"), [(24, 5), (30, 3)])

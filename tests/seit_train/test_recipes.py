@@ -202,11 +202,88 @@ def test_the_variants_of_the_headers_work(adapted, name, task, overrides):
         made.build_model()
 
 
-def test_iterations_are_kept_where_the_papers_keep_them():
-    lengths = {
-        (name, task): read_recipe(name, task).get("steps")
-        for name in ("seitpp_vits_in100", "seitpp_vitb_limited")
-        for task in ("mtm", "classify")
-    }
-    assert set(lengths.values()) == {400 * (1281167 // 4096), 100 * (1281167 // 1024)}
-    assert read_recipe("seit_vits_in100", "classify")["steps"] == 300 * (1281167 // 1024)
+def of_in1k(epochs, batch):
+    return epochs * (1281167 // batch)
+
+
+SEITPP = ("seitpp_vits_in100", "seitpp_vitb_finegrained", "seitpp_vitb_limited", "mage_vits_in100")
+
+
+@pytest.mark.parametrize("name", SEITPP)
+def test_iterations_of_seitpp_are_kept_on_other_sets(name):
+    mtm, tuned = (config_of(name, task) for task in ("mtm", "classify"))
+    assert (mtm.steps, mtm.optim.warmup_steps) == (of_in1k(400, 4096), of_in1k(40, 4096))
+    assert (tuned.steps, tuned.optim.warmup_steps) == (of_in1k(100, 1024), of_in1k(5, 1024))
+
+
+@pytest.mark.parametrize("name", ["seit_vits_in100", "seit_vitb_finegrained", "seit_vitb_limited"])
+def test_iterations_of_seit_are_kept_on_other_sets(name):
+    config = config_of(name, "classify")
+    assert (config.steps, config.optim.warmup_steps) == (of_in1k(300, 1024), of_in1k(5, 1024))
+
+
+# The papers' tables, row by row: epochs, batch, rate, shape, decay, layer decay, betas, stochastic
+# depth, warm-up in epochs. SeiT's are Table B.1; "code" rows of SeiT++ are in its published code.
+SHORT, LONG = (0.9, 0.95), (0.9, 0.999)
+COLUMNS = {
+    ("seit_vitb_in1k", "classify"): (300, 1024, 1.5e-3, "cosine", 0.1, None, LONG, 0.1, 5),
+    ("seit_vitb_in21k", "classify"): (270, 2048, 1.5e-3, "cosine", 0.02, None, LONG, 0.1, 5),
+    ("seit_vitb_in21k_in1k", "classify"): (100, 4096, 1e-5, "constant", 0.1, None, LONG, 0.15, 5),
+    ("seit_vitb_pixels", "pixels"): (100, 512, 5e-4, "cosine", 0.05, None, LONG, 0.1, 5),
+    ("seitpp_vitb_in1k", "mtm"): (400, 4096, 2.4e-3, "cosine", 0.05, None, SHORT, 0.0, 40),
+    ("seitpp_vitb_in1k", "classify"): (100, 1024, 4e-3, "cosine", 0.1, 0.65, LONG, 0.1, 5),
+    ("lut_vits_in1k", "pixels"): (300, 1024, 2e-3, "cosine", 0.05, 0.75, LONG, 0.1, 5),
+    ("lut_vitb_in1k", "pixels"): (100, 1024, 1e-3, "cosine", 0.05, 0.65, LONG, 0.1, 5),
+    ("lut_vitl_in1k", "pixels"): (50, 1024, 4e-3, "cosine", 0.05, 0.65, LONG, 0.1, 5),
+    ("mage_vitb_in1k", "mtm"): (1600, 4096, 2.4e-3, "cosine", 0.05, None, SHORT, 0.0, 40),
+}
+
+
+@pytest.mark.parametrize(("name", "task"), COLUMNS)
+def test_a_recipe_has_the_numbers_of_its_papers_table(name, task):
+    config = config_of(name, task)
+    optim, model = config.optim, config.model
+    drop_path = model.encoder.drop_path if task == "mtm" else model.drop_path
+    shape = (optim.schedule, optim.weight_decay, optim.layer_decay, optim.betas)
+    length = (config.epochs, config.batch_size, config.lr)
+    assert (*length, *shape, drop_path, optim.warmup_epochs) == COLUMNS[name, task]
+    assert optim.optimizer == "adamw"
+
+
+def chances(name, task):
+    """What a recipe's policy does, by name, from any depth of its lists."""
+    found = {}
+
+    def look(entries):
+        for entry in entries:
+            ((kind, options),) = entry.items()
+            found[kind] = options
+            for below in ("of", "first", "rest"):
+                look(options.get(below, []))
+
+    look(read_recipe(name, task)["augment"])
+    return found
+
+
+def test_augmentations_have_the_chances_of_the_table():
+    in1k = chances("seit_vitb_in1k", "classify")
+    assert (in1k["eda"]["synonym_p"], in1k["eda"]["swap_p"]) == (0.25, 0.25)
+    assert (in1k["emb_noise"]["p"], in1k["cutmix"]["alpha"]) == (0.5, 1.0)
+    for name in ("seit_vitb_in21k", "seit_vitb_in21k_in1k"):
+        policy = chances(name, "classify")
+        assert "eda" not in policy and policy["emb_noise"]["p"] == 0.5 and "cutmix" in policy
+    assert "random_crop" in chances("seit_vitb_in21k", "classify")
+    pretrained, tuned = (chances("seitpp_vitb_in1k", task) for task in ("mtm", "classify"))
+    assert not {"eda", "emb_noise", "cutmix", "mixup"} & set(pretrained)
+    assert pretrained["random_resized_crop"]["scale"] == [0.2, 1.0]
+    assert pretrained["one_of"]["p"] == [0.25]
+    assert tuned["one_of"]["p"] == [0.75, 0.25] and "eda" not in tuned
+    assert tuned["token_adapt"]["mixup"] == 0.8 and tuned["token_adapt"]["cutmix"] == 1.0
+
+
+def test_segmentation_has_the_numbers_of_its_column():
+    config = config_of("ade20k_upernet_vitb", "segment")
+    assert (config.steps, config.batch_size, config.lr) == (80_000, 16, 6e-5)
+    optim = config.optim
+    assert (optim.schedule, optim.weight_decay, optim.warmup_steps) == ("poly", 0.01, 1500)
+    assert (optim.betas, config.model.width, config.model.head) == (LONG, 768, "upernet")

@@ -7,6 +7,8 @@ import torch
 from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 
+from seit_train.augment.base import View
+from seit_train.augment.compose import make_augmentation
 from seit_train.scoring import smooth_targets
 from seit_train.tasks.classify import Classification, ClassifyConfig
 from seit_train.tasks.mtm import MaskedTokenModelling, MtmConfig
@@ -56,6 +58,21 @@ def test_smoothing_and_mixing_equal_timms():
     assert torch.allclose(
         torch.nn.functional.cross_entropy(logits, mixed), SoftTargetCrossEntropy()(logits, timms)
     )
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_the_targets_of_mixed_images_are_timms(name):
+    """Channel i of image i is 1: what is left of each image shows in its tokens."""
+    labels = torch.arange(20) % 7
+    grids = torch.eye(20)[:, :, None, None].expand(20, 20, 6, 6)
+    mix = make_augmentation({name: {}}, FACTS.surroundings)
+    mixed, targets, _ = mix(View(grids, smooth_targets(labels, 7, 0.1)), seeded(4))
+    for image, shares in enumerate(mixed.mean(dim=(2, 3))):
+        others = [n for n in shares.nonzero()[:, 0].tolist() if n != image]
+        pair = labels[[image, *others]]
+        pair = pair if others else pair.repeat(2)
+        timms = mixup_target(pair, 7, lam=shares[image].item(), smoothing=0.1)[0]
+        assert torch.allclose(targets[image], timms, atol=1e-5)
 
 
 def test_validation_counts_labels_among_the_best_one_and_five():

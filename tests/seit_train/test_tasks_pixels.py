@@ -15,12 +15,15 @@ from torch.nn import functional
 
 from seit_train.cli.main import main
 from seit_train.data import TokenBatch
+from seit_train.distributed import World
 from seit_train.launch import TrainRequest, train
 from seit_train.metrics import read_metrics
+from seit_train.pictures import open_pictures
 from seit_train.run import Run
 from seit_train.tasks.pixels import Pixels, PixelsConfig, training_transform
 from tests.pictures import write_pictures
 from tests.toy_facts import make_facts, seeded
+from tests.toy_store import ToyStore, write_toy_store
 from tokenstore.errors import Interrupted, TrainingError, UsageError
 from tokenstore.registry import find
 
@@ -130,6 +133,24 @@ def test_a_resumed_run_ends_with_the_same_weights(request_pixels, monkeypatch):
     assert read_metrics(whole.folder)[-1]["val_loss"] == read_metrics(cut.folder)[-1]["val_loss"]
 
 
+def test_pictures_are_judged_in_parts_as_small_as_those_of_a_step(request_pixels, pictures):
+    outcome = train(request_pixels("steps=1", "loop.accumulate=4"))
+    task = outcome.run.task(outcome.run.config, FACTS)
+    world = World(0, 1, torch.device("cpu"))
+    loader = task.evaluation_batches(open_pictures(str(pictures)).splits["val"], world)
+    assert [len(batch.index) for batch in loader] == [2] * 5
+
+
+def test_a_run_goes_on_with_other_workers_and_nothing_else(request_pixels, caplog):
+    whole = train(request_pixels("steps=2")).run
+    with caplog.at_level("INFO", logger="seit_train"):
+        train(request_pixels("steps=2", "workers=1", resume=True))
+    assert "workers=0 (now asked: 1)" in caplog.text
+    assert Run.open(whole.folder).config.workers == 1
+    with pytest.raises(UsageError, match="image_size"):
+        train(request_pixels("steps=2", "image_size=48", resume=True))
+
+
 def test_tokens_then_pixels_and_the_exchanged_stem_is_said(request_run, request_pixels, caplog):
     """Table 3 of SeiT, in small: everything goes over but the stem."""
     tokens = train(request_run("classify", "steps=2", folder="tokens")).run
@@ -141,6 +162,30 @@ def test_tokens_then_pixels_and_the_exchanged_stem_is_said(request_run, request_
     before, after = (load_file(run.last / "model.safetensors") for run in (tokens, pixels))
     for name in ("blocks.1.mlp.fc2.weight", "head.weight", "norm.bias", "cls_token"):
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+def test_three_stages_change_classes_and_then_the_stem(
+    request_run, request_pixels, tmp_path, caplog
+):
+    """SeiT's Table 3, in small: tokens of many classes, tokens of these classes, their pixels."""
+    still = ("steps=1", "lr=1e-12", "optim.weight_decay=0", "model.embedding=codebook")
+    many = write_toy_store(tmp_path / "many", ToyStore({"train": 40, "val": 8}, classes=7))
+    crop = "augment=[{random_resized_crop: {size: 8}}]"
+    first = replace(request_run("classify", crop, *still[1:], folder="first"), store=many.url)
+    stages = [train(first).run]
+    with caplog.at_level("INFO", logger="seit_train"):
+        init = str(stages[0].folder)
+        stages.append(train(request_run("classify", crop, *still, folder="in1k", init=init)).run)
+    assert "do not fit: head.bias, head.weight\n" in caplog.text, "and nothing else is new"
+    init = str(stages[1].folder)
+    stages.append(train(request_pixels(*still[:3], folder="last", init=init)).run)
+    weights = [load_file(run.last / "model.safetensors") for run in stages]
+    for pair, names in (
+        (weights[:2], ("patch_embed.proj.weight", "pos_embed", "blocks.1.mlp.fc2.weight")),
+        (weights[1:], ("blocks.1.mlp.fc2.weight", "head.weight", "cls_token")),
+    ):
+        for name in names:
+            torch.testing.assert_close(pair[1][name], pair[0][name], rtol=0, atol=1e-6)
 
 
 def test_pixels_go_on_from_pixels_with_their_stem(request_pixels):

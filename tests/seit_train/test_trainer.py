@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seit_train import trainer as trainer_module
 from seit_train.checkpoint import load_checkpoint
@@ -70,7 +71,12 @@ def test_metrics_have_the_promised_names(request_run):
     assert all(set(line) >= promised for line in logged)
     assert [line["step"] for line in lines if "val_top1" in line] == [3, 6, 9, 12]
     assert all(0 <= line["data_wait"] <= 1 for line in logged)
-    assert list((outcome.run.folder / "tensorboard").iterdir())
+    board = EventAccumulator(str(outcome.run.folder / "tensorboard")).Reload()
+    shown = {f"train/{name}" for name in promised - {"step", "epoch"}}
+    assert set(board.Tags()["scalars"]) >= shown | {"val/loss", "val/top1"}
+    for line in logged:
+        values = {event.step: event.value for event in board.Scalars("train/grad_norm")}
+        assert values[line["step"]] == pytest.approx(line["grad_norm"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -101,6 +107,21 @@ def test_a_stopped_run_in_fp16_goes_on_with_the_scale_that_it_had(request_run, m
     assert ends[0].state["scaler"] == ends[1].state["scaler"]
     assert ends[0].state["scaler"]["_growth_tracker"] == 12
     assert all(torch.equal(w, ends[1].weights[name]) for name, w in ends[0].weights.items())
+
+
+def test_a_gradient_that_no_scale_makes_finite_stops_a_run_in_fp16(request_run, monkeypatch):
+    """The scaler skips such steps: without a stop it would skip all of them to the end."""
+    loss = ToyTask.loss
+
+    def without_slope(task, model, batch, rng):
+        result = loss(task, model, batch, rng)
+        return result._replace(loss=result.loss + (0 * model.head.weight).sum().sqrt())
+
+    monkeypatch.setattr("seit_train.trainer.resolve_precision", lambda *_: "fp16")
+    monkeypatch.setattr(ToyTask, "loss", without_slope)
+    long = ("steps=60", "loop.eval_every_epochs=99", "loop.save_every_epochs=99")
+    with pytest.raises(TrainingError, match="gradient is not finite at step 40"):
+        train(request_run("toy", *long))
 
 
 @pytest.mark.slow
@@ -196,6 +217,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(requ
     assert store["train"][5].key in message
     assert "not finite at step" in message
     assert "lower lr" in message
+
+
+def test_of_several_processes_each_names_its_own_loss_and_samples(request_run, store):
+    request = request_run("toy", "poison=5")
+    run = Run(request.folder, requested_config(request), StoreIdentity.of(store))
+    trainer = Trainer(run, World(1, 2, torch.device("cpu")), store["train"], None)
+    batch = next(trainer._endless_batches())
+    message = str(trainer._nonfinite(trainer._train_step(trainer.model, batch)))
+    assert "not finite at step 1 (in process 1 of 0 to 1: loss " in message
+    assert store["train"][int(batch.index[0])].key in message
 
 
 def test_the_checkpoint_before_a_bad_loss_is_kept(request_run, monkeypatch):

@@ -36,6 +36,14 @@ def test_a_cpu_has_no_peak_and_no_gpu_memory():
     assert memory_scalars(torch.device("cpu")) == {}
 
 
+def test_the_memory_of_a_gpu_is_the_most_since_the_last_look(monkeypatch):
+    peaks = [3 << 29]
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: peaks[-1])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: peaks.append(0))
+    gpu = torch.device("cuda")
+    assert [memory_scalars(gpu)["gpu_memory_gib"] for _ in range(2)] == [1.5, 0]
+
+
 def test_operations_are_those_counted_by_hand():
     """Three products of the same size a layer: forward, by the weights, by what came before."""
     torch.manual_seed(0)

@@ -160,7 +160,10 @@ def whole_batches(split: Any, config: RunConfig, world: World) -> Order:
 def evaluation_loader(
     split: Split, config: RunConfig, world: World, *, masks: bool = False
 ) -> TokenLoader:
-    """Every image of a split once an epoch, in its order, over all processes together."""
+    """Every image of a split once an epoch, in its order, over all processes together.
+
+    As many at a time as one part of a training step has: what fits there fits here.
+    """
     return _loader(split, config, world, None, masks)
 
 
@@ -256,10 +259,11 @@ def _caching(data: DataConfig) -> dict[str, Any]:
 def _loader(
     split: AnySplit, config: RunConfig, world: World, order: Order | None, masks: bool
 ) -> TokenLoader:
-    """A loader of full batches in this order, or of the whole split as it stands."""
+    """A loader of full batches in this order, or, in parts of them, of the split as it stands."""
+    parts = world.size * (config.loop.accumulate if order is None else 1)
     return TokenLoader(
         split,
-        batch_size=max(1, config.batch_size // world.size),
+        batch_size=max(1, config.batch_size // parts),
         seed=config.seed,
         rank=world.rank,
         world_size=world.size,

@@ -166,14 +166,19 @@ def _resumed(request: TrainRequest, identity: StoreIdentity) -> Run:
     if not differences:
         return run
     told = "; ".join(f"{k}={old} (now asked: {new})" for k, (old, new) in differences.items())
-    fixed = [key for key in differences if not key.startswith("loop.") or key == "loop.ema"]
+    fixed = [key for key in differences if not _may_change(key)]
     if fixed:
         raise UsageError(
             f"'{run.folder}' was begun with other settings: {told}. Resume without --recipe and "
-            "key=value (keys of loop may change, but for ema), or start a new run."
+            "key=value (keys of loop may change, but for ema, and workers), or start a new run."
         )
     _log.info("resumed with other settings of the loop: %s", told)
     return Run(run.folder, config, run.store)
+
+
+def _may_change(key: str) -> bool:
+    """Whether a setting may differ in the middle of a run: it decides how, not what."""
+    return key == "workers" or (key.startswith("loop.") and key != "loop.ema")
 
 
 def _asked_again(request: TrainRequest, config: RunConfig) -> RunConfig:

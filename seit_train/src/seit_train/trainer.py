@@ -35,6 +35,7 @@ from seit_train.utilisation import count_flops, device_peak, memory_scalars
 from tokenstore.errors import Interrupted, TrainingError
 
 _COUNTED = 8  # images whose operations are counted
+_LEAST_SCALE = 1e-6  # of a scaler: 36 halvings from where it starts, and no gradient is left
 _STEPS_PER_LOOK = 8  # from one agreement on stopping to the next, where there are several processes
 
 
@@ -220,10 +221,13 @@ class Trainer:
         """Mean scalars of an interval.
 
         Raises:
-            TrainingError: a loss is not finite, or a gradient is that no scaler will skip.
+            TrainingError: a loss is not finite, or a gradient that no scaler skips, or that it has
+                skipped at every scale.
         """
-        watched = ["loss"] if self.scaler.is_enabled() else ["loss", "grad_norm"]
-        means, bad = interval.means(watched, self.world)
+        scales = self.scaler.is_enabled()
+        means, bad = interval.means(["loss"] if scales else ["loss", "grad_norm"], self.world)
+        if scales and interval.records and self.scaler.get_scale() < _LEAST_SCALE:
+            bad = bad or interval.records[-1]
         if bad is not None:
             raise self._nonfinite(bad)
         return means
@@ -232,8 +236,10 @@ class Trainer:
         keys = self.train.keys(record.index.cpu().numpy())
         samples = [str(name) for name in keys or record.index.tolist()]
         shown = ", ".join(samples[:8]) + (", ..." if len(samples) > 8 else "")
+        rank, size = self.world.rank, self.world.size
+        whose = "" if size == 1 else f"in process {rank} of 0 to {size - 1}: "
         return TrainingError(
-            f"the loss or its gradient is not finite at step {record.step} (loss "
+            f"the loss or its gradient is not finite at step {record.step} ({whose}loss "
             f"{float(record.scalars['loss']):g}; samples {shown}). The last good checkpoint is "
             "kept: try a lower lr, optim.clip_norm=1.0 or loop.precision=fp32."
         )

@@ -40,7 +40,10 @@ class ContextConfig(BaseModel):
 
 
 class BroaderContext(Context):
-    """Projector, predictor and teacher, and L_BC of two views."""
+    """Projector, predictor and teacher, and L_BC of two views.
+
+    LUT (arXiv 2310.13593), section 3; weights of L_BC are in its supplement, Tables B and C.
+    """
 
     def __init__(self, encoder: TokenViT, config: ContextConfig) -> None:
         """Make them for an encoder, of which the teacher is a copy from now on."""

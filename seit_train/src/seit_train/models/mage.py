@@ -37,7 +37,7 @@ class ContrastConfig(BaseModel):
 
 
 class Contrast(Context):
-    """A projection, and the contrastive loss of two views."""
+    """A projection, and the contrastive loss of two views: MAGE (arXiv 2211.09117), section 3."""
 
     def __init__(self, width: int, config: ContrastConfig) -> None:
         """Make it for features of `width` channels."""

@@ -95,6 +95,7 @@ class Context(nn.Module):
 class MaskedModel(nn.Module):
     """An encoder under a mask. `encoder.*` are the names of a `TokenViT`.
 
+    SeiT++ (arXiv 2312.10105), section 3.1, after MAGE (arXiv 2211.09117), section 3.
     Masked positions that enter get one learned vector in place of what the stem makes of them.
     Where windows do not overlap, that is MAGE's mask id in another place, and the class token is
     its fake class id. Outside the table of ids they leave its rows to the ranks, so that it can
@@ -175,7 +176,10 @@ class RankPredictor(MaskedModel):
 
 
 class MtmModel(RankPredictor):
-    """The encoder-decoder of SeiT++ and of MAGE, which differ in their sizes."""
+    """The encoder-decoder of SeiT++ and of MAGE, which differ in their sizes.
+
+    SeiT++ (arXiv 2312.10105), section 3.1 and appendix; MAGE (arXiv 2211.09117), section 3.
+    """
 
     def __init__(self, encoder: TokenViT, config: DecoderConfig) -> None:
         """Put a decoder behind an encoder.

@@ -57,7 +57,10 @@ class EnlargingStem(nn.Module):
 
 
 class TokenResNet(ResNet):
-    """A ResNet over embedded grids, ranks or pictures; `conv1` is its stem."""
+    """A ResNet over embedded grids, ranks or pictures; `conv1` is its stem.
+
+    He et al. (arXiv 1512.03385), Table 1; with the stem that SeiT (arXiv 2303.11114) gives ResNets.
+    """
 
     def __init__(
         self, name: ResNetName, stem: EnlargingStem | None, classes: int, drop_path: float

@@ -13,7 +13,10 @@ from seit_train.models.vit import TokenViT, init_transformer
 
 
 class SimmimModel(RankPredictor):
-    """An encoder that sees all positions, the masked ones as mask tokens, and a linear head."""
+    """An encoder that sees all positions, the masked ones as mask tokens, and a linear head.
+
+    SimMIM (arXiv 2111.09886), section 3.
+    """
 
     def __init__(self, encoder: TokenViT) -> None:
         """Put the head behind an encoder as in `MaskedModel`."""

@@ -47,9 +47,13 @@ def count_positions(stem: StemName, grid: tuple[int, int]) -> tuple[int, int]:
     window = STEMS[stem]
     spans = [side + 2 * window.padding - window.kernel for side in grid]
     if any(span < 0 or span % window.stride for span in spans):
+        below = [max(0, span // window.stride) * window.stride - span for span in spans]
+        least = [side + more for side, more in zip(grid, below, strict=True)]
+        fits = " or ".join(f"{h}x{w}" for h, w in (least, (s + window.stride for s in least)))
         raise TrainingError(
             f"stem {stem} (kernel {window.kernel}, stride {window.stride}) does not cover a grid "
-            f"of {grid[0]}x{grid[1]} evenly. Choose another crop size in augment or another stem."
+            f"of {grid[0]}x{grid[1]} evenly; {fits} would fit. Choose another crop size in augment "
+            "or another stem."
         )
     return spans[0] // window.stride + 1, spans[1] // window.stride + 1
 
@@ -101,7 +105,10 @@ class IdEmbedding(nn.Module):
 
 
 class StemAdapter(nn.Module):
-    """The convolution before a transformer, with the id embedding before it where there is one."""
+    """The convolution before a transformer, with the id embedding before it where there is one.
+
+    SeiT (arXiv 2303.11114), section 3.3; the windows are those of its Table 6.
+    """
 
     def __init__(self, stem: StemName, width: int, source: int | IdEmbedding) -> None:
         """Make a stem.

@@ -57,7 +57,10 @@ class Adapter(nn.Module, ABC):
 
 
 class TokenAdapt(Adapter):
-    """The published halves, for grids of one size: they know where a token stands."""
+    """The published halves, for grids of one size: they know where a token stands.
+
+    SeiT++ (arXiv 2312.10105), section 3.2.
+    """
 
     scale = 2
     pos_embed: Tensor

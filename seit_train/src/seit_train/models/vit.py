@@ -109,7 +109,9 @@ class DeviceAttention(Attention):
 class TokenViT(nn.Module):
     """A ViT over the tokens of a stem. Parameter names are timm's: `blocks.0.attn.qkv.weight`.
 
-    All norms are timm's `LayerNorm`, whose epsilon is 1e-6.
+    Sizes are those of DeiT (arXiv 2012.12877, Table 1) and ViT (arXiv 2010.11929, Table 1), the
+    stem that of SeiT (arXiv 2303.11114, section 3.3 and Table 6). All norms are timm's
+    `LayerNorm`, whose epsilon is 1e-6.
     """
 
     def __init__(

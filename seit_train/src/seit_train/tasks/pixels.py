@@ -124,9 +124,9 @@ class Pixels(Task):
         return PictureLoader(split, feed, world)
 
     def evaluation_batches(self, split: PictureSplit, world: World) -> Batches:
-        """The middle of every picture once an epoch."""
+        """The middle of every picture once an epoch, as many at a time as a part of a step has."""
         config, order = self.config, Unshuffled(len(split))
-        size = max(world.size, config.batch_size)
+        size = max(world.size, config.batch_size // config.loop.accumulate)
         transform = evaluation_transform(config)
         feed = Feed(transform, order, size, config.seed, False, config.workers)
         return PictureLoader(split, feed, world)
