@@ -46,11 +46,11 @@ def steps(request: Request, name: str, corpus: Path) -> list[Step]:
 @click.argument(
     "corpus", metavar="FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@pipeline("finegrained")
+@pipeline("finegrained-{name}")
 def main(request: Request, name: str, corpus: Path) -> None:
     """SeiT++ on SET: flowers, cars, inat18 or inat19.
 
-    Example: python -m pipelines.finegrained flowers flowers102 -o out/flowers --dry-run
+    Example: python -m pipelines.finegrained flowers flowers102 --dry-run
     """
     published = [Published("evaluate", "top1", f"{TOP1[name]} (SeiT++, fine-grained results)")]
     run(request, steps(request, name, corpus), published)

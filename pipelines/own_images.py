@@ -6,7 +6,7 @@
 photos/ holds class folders, or train/ and val/ with them; --unlabelled says that it is just images,
 and leaves the classifier out. What is val is chosen by seed where there is no val/.
 
-hours     2,850 photos of 128 pixels on two cores of a Xeon: 0.01 to build, 0.11 mtm, 0.12 classify
+hours     2,850 photos at 128x128 on two cores of a Xeon: 0.01 to build, 0.11 mtm, 0.12 classify
 disk      store about 300 bytes an image (16x16 tokens of `pocket`), runs about 0.1 GB
 expected  on those photos, 10 classes of ImageNet: masked loss 12.0% below the unigram entropy,
           top-1 60.0% (README, "Training"). Yours: not measured

@@ -150,7 +150,7 @@ def pipeline(
     """Give a click command the options of all pipelines; it gets them as one `Request`.
 
     Args:
-        name: of the folder below `out/` that it works in.
+        name: of the folder below `out/` that it works in, with {ARGUMENT} for what is given there.
         tokenizer: the one to use where none is asked for.
         without: options that this pipeline has no use for.
     """
@@ -171,9 +171,9 @@ def pipeline(
         def command(**given: Any) -> None:
             shared = {key: given.pop(key) for key in Request.__annotations__ if key in given}
             trial = f"-first-{shared['limit']}" if shared.get("limit") else ""
-            folder = Path(given.pop("output") or OUT / f"{name}{trial}").absolute()
+            folder = Path(given.pop("output") or OUT / f"{name.format(**given)}{trial}")
             shared |= {key: _from_here(shared.get(key)) for key in ("weights", "recipe")}
-            function(request=Request(folder=folder, **shared), **given)
+            function(request=Request(folder=folder.absolute(), **shared), **given)
 
         for key in reversed([key for key in options if key not in without]):
             command = options[key](command)

@@ -4,12 +4,13 @@ Folders with a `val` split are used as they are. Class folders and plain folders
 links in which a seeded share of each class is `val`; no image is copied, opened or changed.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from pipelines.prepare.links import LaidOut, link
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 CLASS_FILE = "classes.json"  # the order of the classes, where a corpus declares one
@@ -26,25 +27,31 @@ def with_val(images: Path, folder: Path, seed: int = 0, most: int = MOST_IMAGES)
 
     Args:
         images: class folders, a folder with train/, or a plain folder of images.
-        folder: made anew with links where they are needed.
+        folder: of links, where they are needed.
         seed: of the choice of val, and of the images where there are too many.
         most: images to use at the most, so that the demo stays short.
 
     Raises:
         NoImages: there are none, or too few to set any aside.
+        OtherLayout: `folder` has links to other images, or is not ours.
     """
     if images.is_dir() and (images / "val").is_dir():
         return images
-    root, chosen = chosen_images(images, seed, most)
-    shutil.rmtree(folder, ignore_errors=True)
-    for split, paths in chosen.items():
-        for path in paths:
-            link = folder / split / path.relative_to(root)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path.resolve())
-    if (images / CLASS_FILE).is_file():
-        (folder / CLASS_FILE).symlink_to((images / CLASS_FILE).resolve())
+    link(parted(images, seed, most), folder)
     return folder
+
+
+def parted(images: Path, seed: int, most: int | None = None) -> Iterator[LaidOut]:
+    """Links to the images of train and val, and to the list of classes if there is one.
+
+    Raises:
+        NoImages: there are none, or too few to set any aside.
+    """
+    root, chosen = chosen_images(images, seed, most)
+    for split, files in chosen.items():
+        yield from (LaidOut(f"{split}/{file.relative_to(root)}", file) for file in files)
+    if (images / CLASS_FILE).is_file():
+        yield LaidOut(CLASS_FILE, images / CLASS_FILE)
 
 
 def chosen_images(

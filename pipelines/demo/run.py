@@ -32,6 +32,7 @@ import click
 from pipelines.demo.own_images import NoImages, layout_of, original, with_val
 from pipelines.demo.picture import Pair, pairs
 from pipelines.demo.scenes import CLASSES, Corpus, write_corpus
+from pipelines.prepare.links import OtherLayout
 from pipelines.steps import TRIAL, TRIAL_BATCH, TRIAL_STEPS
 
 SCENES = Corpus({"train": 250, "val": 50})
@@ -212,7 +213,7 @@ def main(images: Path | None, output: Path | None, limit: int | None, dry_run: b
             print_commands(places, images, limit)
             return
         corpus = with_val(images, places.corpus) if images else places.corpus
-    except NoImages as error:
+    except (NoImages, OtherLayout) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     if not images:

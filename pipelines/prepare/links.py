@@ -2,9 +2,12 @@
 
 What `tokenstore build` and `seit-train pixels` read without further options. No image is opened,
 copied or changed. The folder takes its name when all links are in it; until then it is
-FOLDER.making.
+FOLDER.making. Its file `complete` says which links these are, so that a folder made of other images
+is never taken for this one.
 """
 
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Iterable
@@ -44,26 +47,35 @@ def begun(folder: Path) -> Path:
 
 
 def link(found: Iterable[LaidOut], folder: Path) -> int:
-    """Make the corpus of links; how many there are.
+    """Make the corpus of links, or see that it is there; how many there are.
 
     Raises:
-        OtherLayout: there is nothing to link, something is not there, or the folder is another's.
+        OtherLayout: there is nothing to link, something is not there, or the folder is another's
+            or holds other links.
     """
-    if (folder / COMPLETE).exists():
-        return int((folder / COMPLETE).read_text(encoding="utf-8"))
-    making = begun(folder)
-    count = 0
+    complete = folder / COMPLETE
+    making = None if complete.exists() else begun(folder)
+    digest, count = hashlib.sha256(), 0
     for place, file in found:
         if not file.exists():
             raise OtherLayout(f"'{file}' is not there. Is everything unpacked?")
-        target = making / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(file.absolute())
+        if making:
+            target = making / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file.absolute())
+        digest.update(f"{place}\0{file.absolute()}\n".encode("utf-8", "surrogateescape"))
         count += 1
     if not count:
         raise OtherLayout("no images were found")
-    (making / COMPLETE).write_text(str(count), encoding="utf-8")
-    making.rename(folder)
+    told = json.dumps({"links": count, "sha256": digest.hexdigest()})
+    if making:
+        (making / COMPLETE).write_text(told, encoding="utf-8")
+        making.rename(folder)
+    elif complete.read_text(encoding="utf-8") != told:
+        raise OtherLayout(
+            f"'{folder}' has links to other images than the {count:,} found now. "
+            "Choose another -o, or remove it first."
+        )
     return count
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.demo.own_images import CLASS_FILE, EXTENSIONS, NoImages, chosen_images
+from pipelines.demo.own_images import CLASS_FILE, EXTENSIONS, NoImages, parted
 from pipelines.prepare.links import COMPLETE, LaidOut, OtherLayout, prepare
 
 
@@ -20,15 +20,13 @@ def laid_out(images: Path) -> Iterator[LaidOut]:
     Raises:
         OtherLayout: there are no images, or too few to set any aside.
     """
-    if (images / "train").is_dir() and (images / "val").is_dir():
-        yield from (LaidOut(split, images / split) for split in ("train", "val"))
-    else:
+    if not ((images / "train").is_dir() and (images / "val").is_dir()):
         try:
-            root, chosen = chosen_images(images, seed=0)
+            yield from parted(images, seed=0)
         except NoImages as error:
             raise OtherLayout(str(error)) from error
-        for split, files in chosen.items():
-            yield from (LaidOut(f"{split}/{file.relative_to(root)}", file) for file in files)
+        return
+    yield from (LaidOut(split, images / split) for split in ("train", "val"))
     if (images / CLASS_FILE).is_file():
         yield LaidOut(CLASS_FILE, images / CLASS_FILE)
 

@@ -81,6 +81,7 @@ def test_the_file_tree_names_every_module_and_nothing_else():
     for line in tree.strip("\n").splitlines():
         indent, name = len(line) - len(line.lstrip()), line.split()[0]
         stack = [*stack[: indent // 2], name.rstrip("/")]
+        assert "/".join(stack) not in listed, f"the tree names {'/'.join(stack)} twice"
         listed.add("/".join(stack))
         assert (ROOT / "/".join(stack)).exists(), f"the tree names {'/'.join(stack)}"
     for package in ("tokenstore", "seit_train"):

@@ -37,9 +37,14 @@ def pod_templates(document):
     return [spec["template"]["spec"]] if document["kind"] == "Job" else []
 
 
-def commands(text):
+def commands(text, **other):
     """Our commands in a line of shell, its variables filled in from settings.yaml."""
-    for name, value in {**settings(), "STRIPES": "100", "JOB_COMPLETION_INDEX": "7"}.items():
+    for name, value in {
+        **settings(),
+        **other,
+        "STRIPES": "100",
+        "JOB_COMPLETION_INDEX": "7",
+    }.items():
         text = re.sub(rf'"?\$\{{?{name}\b\}}?', value, text).replace(f'{value}"', value)
     for part in re.split(r"&&|;|\|\|", text.replace("'", " ").replace('"', " ")):
         words = shlex.split(part.strip())
@@ -121,6 +126,33 @@ def test_every_command_of_a_manifest_exists():
                 if words[0] == "seit-train":
                     check_settings(words[1], values)
     assert seen == {"plan", "build", "finish", "verify", "classify"}
+
+
+def test_a_build_in_a_bucket_does_without_a_volume():
+    """The line of settings.yaml that takes the claim out, and the commands with URLs."""
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    told = (CLUSTER / "kubernetes" / "settings.yaml").read_text(encoding="utf-8")
+    (line,) = re.findall(r"sed -i 's/(.*)/(.*)/' (.*)\n", told)
+    claim, instead, names = line
+    urls = {"INPUT": "s3://b/in21k", "STORE": "s3://b/in21k.tokenstore"}
+    urls["OPTIONS"] = "--tokenizer vit-vqgan --weights s3://b/vitvq.ckpt --device cuda"
+    ours = []
+    for name in names.split():
+        text = (CLUSTER / "kubernetes" / name).read_text(encoding="utf-8")
+        (document,) = yaml.safe_load_all(text.replace(claim, instead))
+        assert "Claim" not in str(document) and "/data" not in text.replace("/data}", "")
+        if document["kind"] == "Job":
+            validate.validate(document, "1.37", strict=True)
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            ours += commands(container["args"][0], **urls)
+        else:
+            ours += commands(document["spec"]["entrypoint"], **urls)
+    assert [words[1] for words in ours] == ["plan", "build", "finish", "verify", "build"]
+    for words in ours:
+        assert (
+            parsed(words)["store" if words[1] in ("finish", "verify") else "output"]
+            == urls["STORE"]
+        )
 
 
 def test_as_many_stripes_and_nodes_as_pods():

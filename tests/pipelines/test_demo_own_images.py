@@ -5,6 +5,7 @@ from PIL import Image
 
 from pipelines.demo.own_images import NoImages, original, with_val
 from pipelines.demo.picture import Pair, pairs
+from pipelines.prepare.links import OtherLayout
 
 
 def photos(folder, *names):
@@ -39,7 +40,18 @@ def test_each_class_keeps_a_seeded_share_for_val(tmp_path):
     assert original(corpus, "val", key).resolve() == (mine / f"{key}.jpg").resolve()
     first = listed(corpus)
     assert listed(with_val(mine, tmp_path / "links")) == first
-    assert listed(with_val(mine, tmp_path / "links", seed=1)) != first
+    assert listed(with_val(mine, tmp_path / "others", seed=1)) != first
+
+
+def test_links_to_other_images_are_not_taken_for_these(tmp_path):
+    """Two folders of one name share the demo's place."""
+    names = [f"cat/{i}.jpg" for i in range(10)]
+    mine, yours = (photos(tmp_path / who / "photos", *names) for who in ("mine", "yours"))
+    with_val(mine, tmp_path / "links")
+    with pytest.raises(OtherLayout, match="links to other images"):
+        with_val(yours, tmp_path / "links")
+    linked = next((tmp_path / "links").rglob("*.jpg"))
+    assert linked.resolve().is_relative_to(mine)
 
 
 def test_a_train_folder_without_val_is_split_too(tmp_path):

@@ -77,6 +77,11 @@ def test_a_dry_run_prints_commands_that_exist(name, words, limit, here):
     assert not (here / "out").exists()
 
 
+def test_each_fine_grained_set_has_a_folder_of_its_own(here):
+    places = [dry_run("finegrained", name, "corpus")[0][2] for name in ("flowers", "cars")]
+    assert places == [f"{here}/out/finegrained-flowers", f"{here}/out/finegrained-cars"]
+
+
 @pytest.mark.parametrize("limit", [[], ["--limit", "16"]], ids=["whole", "trial"])
 @pytest.mark.parametrize("own", [None, "classes", "val", "plain"])
 def test_a_dry_run_of_the_demo_prints_commands_that_exist_and_makes_nothing(own, limit, here):

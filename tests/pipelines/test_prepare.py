@@ -106,6 +106,26 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert (tmp_path / "images" / "thesis.tex").exists()
 
 
+def test_a_folder_of_another_corpus_is_not_taken_for_this_one(tmp_path):
+    flowers = corpora.write_flowers(tmp_path / "flowers")
+    cars = corpora.write_cars(tmp_path / "cars")
+    images = tmp_path / "images"
+    assert prepare(finegrained, "flowers", flowers, "-o", images)[0] == 0
+    code, told = prepare(finegrained, "cars", cars, "-o", images)
+    assert code == 2 and "has links to other images than the 4 found now" in told
+    assert len(places(images)) == 6
+
+
+def test_another_list_of_synsets_asks_for_another_folder(tmp_path):
+    corpus = write_imagenet(tmp_path / "imagenet", train=2)
+    (tmp_path / "list.txt").write_text("n01440764\n")
+    words = (corpus, "--synsets", tmp_path / "list.txt", "-o", tmp_path / "images")
+    assert prepare(imagenet, *words)[0] == 0
+    (tmp_path / "list.txt").write_text("n02395406\n")
+    code, told = prepare(imagenet, *words)
+    assert code == 2 and "links to other images" in told
+
+
 def test_flowers_learn_from_train_and_val_and_are_judged_on_test(tmp_path):
     corpus = corpora.write_flowers(tmp_path / "flowers")
     assert prepare(finegrained, "flowers", corpus, "-o", tmp_path / "images")[0] == 0

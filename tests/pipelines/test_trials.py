@@ -7,7 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from tests.pipelines.corpora import SYNSETS, write_ade20k, write_imagenet
+from tests.pipelines.corpora import SYNSETS, write_ade20k, write_flowers, write_imagenet
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -50,6 +50,27 @@ segment:
   requantise: euclidean
   augment: []
 """
+
+
+PIXELS = {
+    "steps": 1,
+    "batch_size": 8,
+    "lr": 1.0e-3,
+    "model": {"width": 32, "depth": 2, "heads": 2},
+    "image_size": 32,
+    "workers": 0,
+}
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A recipe without a TokenAdapt, for grids of 16x16, and for pixels too."""
+    recipe = yaml.safe_load(RECIPE) | {"pixels": PIXELS}
+    for section in ("mtm", "classify"):
+        recipe[section]["augment"] = [{"random_crop": {"size": 14}}]
+    file = tmp_path / "plain.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    return ("--tokenizer", "pocket", "--image-size", 128, "--recipe", file)
 
 
 def pipeline(name, *words):
@@ -111,3 +132,24 @@ def test_own_images_end_with_two_pages(tmp_path, toy_tokenizer):
     )
     for page in ("store.html", "runs.html"):
         assert (folder / page).stat().st_size > 10_000
+
+
+def test_imagenet21k_goes_from_tokens_over_tokens_to_pixels(tmp_path, plain):
+    larger = write_imagenet(tmp_path / "larger", train=10) / "train"
+    corpus, folder = write_imagenet(tmp_path / "imagenet"), tmp_path / "in21k"
+    words = (larger, corpus, "-o", folder, *plain, "--limit", 24)
+    told = pipeline("imagenet21k", *words)
+    assert "published 0.811" in told.stdout and "published 0.828" in told.stdout
+    first, second = (
+        json.loads((folder / f"{name}.tokenstore" / "manifest.json").read_text())["vocabulary"]
+        for name in ("in21k", "in1k")
+    )
+    assert first["file"] == second["file"]  # counts and all, of the first store's images
+    assert answer(folder, "evaluate-pixels")["n"] == 8
+
+
+def test_flowers_go_from_their_lists_to_top1(tmp_path, plain):
+    corpus, folder = write_flowers(tmp_path / "flowers"), tmp_path / "out"
+    told = pipeline("finegrained", "flowers", corpus, "-o", folder, *plain, "--limit", 4)
+    assert "published 0.952" in told.stdout
+    assert answer(folder, "evaluate")["n"] == 2

@@ -1,7 +1,8 @@
 """Signals: Ctrl-C and SIGTERM become a request that the loop honours at its next step.
 
-A scheduler's SIGTERM and a person's Ctrl-C both mean "keep what you have and stop". A second signal
-stops at once, as it would without this file.
+A scheduler's SIGTERM and a person's Ctrl-C both mean "keep what you have and stop". A Ctrl-C after
+that stops at once, as it would without this file. A second SIGTERM does not: where SLURM ends a
+job, each process has one from SLURM and a tenth of a second later, while it saves, torchrun's own.
 """
 
 import signal
@@ -31,12 +32,9 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
