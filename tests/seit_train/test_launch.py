@@ -158,6 +158,22 @@ def test_a_batch_that_accumulation_does_not_divide_is_refused(request_run):
         train(request_run("toy", "loop.accumulate=3"))
 
 
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("mtm", ("method=lut", "lut.context.hidden=16")),
+        ("mtm", ("method=mage", "mage.contrast=0.1", "mage.contrastive.hidden=16")),
+        ("classify", ("probe=linear",)),
+    ],
+)
+def test_parts_of_one_image_are_refused_where_images_are_compared(request_run, task, words):
+    alone = request_run(task, *words, "loop.accumulate=16")
+    with pytest.raises(TrainingError, match=r"leaves 1 in each: it takes 2. Lower loop.accumulate"):
+        train(alone)
+    assert not alone.folder.exists()
+    assert train(request_run(task, *words, "steps=1", "loop.accumulate=8")).trained
+
+
 def test_a_store_without_train_is_refused(request_run, tmp_path):
     store = write_toy_store(tmp_path / "s", ToyStore({"val": 20}))
     with pytest.raises(UsageError, match="no split 'train', only: val"):

@@ -85,11 +85,13 @@ class Method(ABC):
     Attributes:
         masks: the published distribution of the mask ratio.
         guesses: whether the model predicts ranks, so that `judge` gives nats a token.
+        compares: whether the loss of an image depends on the others of its batch.
     """
 
     masks: ClassVar[MaskConfig]
     smoothing: float = 0.0  # of the targets of `losses`
     guesses: bool = True
+    compares: bool = False
 
     def __init__(self, scene: Scene) -> None:
         """Keep what it is made for.

@@ -43,6 +43,7 @@ class Lut(Method):
     """Reconstruction of the first view, and agreement between both."""
 
     masks = MaskConfig(low=0.5, high=1.0, mean=0.55, deviation=0.25)
+    compares = True  # by the BatchNorm of projector and predictor
 
     def __init__(self, scene: Scene, options: LutOptions) -> None:
         """Keep what it is made for.

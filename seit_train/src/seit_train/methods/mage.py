@@ -39,6 +39,7 @@ class Mage(Method):
     def __init__(self, scene: Scene, options: MageOptions) -> None:
         super().__init__(scene)
         self.options, self.smoothing = options, options.label_smoothing
+        self.compares = options.contrast > 0
 
     def build_model(self) -> MtmModel:
         """Encoder and decoder, and a projection for MAGE-C."""

@@ -123,6 +123,11 @@ class Task(ABC):
     classifies: ClassVar[bool] = False  # whether `logits` says something of each class
 
     @property
+    def fewest_images(self) -> int:
+        """Images that a part of a step needs at least: 2 where they are compared or normalised."""
+        return 1
+
+    @property
     def uses_classes(self) -> bool:
         """Whether the names of classes, of images or of pixels, mean something to it."""
         return self.uses_labels or self.uses_masks
@@ -179,8 +184,18 @@ class Task(ABC):
 
         Raises:
             UsageError: the batch cannot be divided as asked, or is larger than an epoch.
+            TrainingError: its parts have too few images for this task.
         """
-        return training_loader(split, self.config, world, masks=self.uses_masks)
+        loader = training_loader(split, self.config, world, masks=self.uses_masks)
+        size, parts = self.config.batch_size, self.config.loop.accumulate
+        images = size // (world.size * parts)
+        if images < self.fewest_images:
+            raise TrainingError(
+                f"what is learnt here compares or normalises the images of a part of a batch, and "
+                f"batch_size={size} in {world.size} processes x {parts} parts leaves {images} in "
+                f"each: it takes {self.fewest_images}. Lower loop.accumulate or raise batch_size."
+            )
+        return loader
 
     def evaluation_batches(self, split: Any, world: World) -> Batches:
         """Every image of a split once an epoch, in its order, over all processes together."""

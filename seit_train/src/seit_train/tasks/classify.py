@@ -100,6 +100,11 @@ class Classification(Task):
         if config.model.backbone == "vit":
             count_positions(config.model.stem, self.policy.size)  # refuses what does not fit
 
+    @property
+    def fewest_images(self) -> int:
+        """Two for a probe, whose features are normalised over a batch."""
+        return 2 if self.config.probe == "linear" else 1
+
     def build_model(self) -> nn.Module:
         """A backbone for the crops that the policy makes, one output a class."""
         classes = len(self.facts.classes)

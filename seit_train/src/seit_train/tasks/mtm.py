@@ -91,6 +91,11 @@ class MaskedTokenModelling(Task):
         self.method = self.make_method(self.policy.size)
         self.positions = self.method.positions
 
+    @property
+    def fewest_images(self) -> int:
+        """Two for methods that compare images."""
+        return 2 if self.method.compares else 1
+
     def make_method(self, size: tuple[int, int]) -> Method:
         """The configured method for grids of this size."""
         config = self.config
