@@ -212,12 +212,13 @@ def _mark(folder: Path, step: Step) -> Path:
 
 
 def _is_done(folder: Path, step: Step) -> bool:
-    """Whether the step ended well with these words, and what it made is still there."""
+    """Whether the step ended well with these words, and what it printed and made is still there."""
     try:
         words = json.loads(_mark(folder, step).read_text(encoding="utf-8"))["words"]
     except (OSError, ValueError, KeyError):
         return False
-    return words == list(step.words) and (step.makes is None or (folder / step.makes).exists())
+    made = (f"steps/{step.name}.out", *([step.makes] if step.makes else []))
+    return words == list(step.words) and all((folder / name).exists() for name in made)
 
 
 def _run_step(folder: Path, step: Step) -> None:

@@ -42,6 +42,15 @@ def test_a_step_is_run_again_where_its_words_differ_or_what_it_makes_is_gone(tmp
     assert times(tmp_path) == 1
 
 
+def test_a_step_whose_numbers_are_gone_is_run_again(tmp_path, capsys):
+    published = [Published("count", "n", "0.6 (a paper)")]
+    run(Request(tmp_path), [counting()], published)
+    (tmp_path / "steps" / "count.out").unlink()
+    run(Request(tmp_path), [counting()], published)
+    assert times(tmp_path) == 2
+    assert capsys.readouterr().out.count("published 0.6 (a paper)") == 2
+
+
 def test_a_step_that_fails_ends_the_pipeline_and_is_run_again(tmp_path, capsys):
     fails = Step("fails", ("python", "-c", "import sys, os; sys.exit(not os.path.exists('cure'))"))
     steps = [counting(), fails, counting("after")]
