@@ -16,4 +16,5 @@ if ! id token >/dev/null 2>&1; then
     useradd --uid 10001 --gid token --create-home token
     mkdir -p /data /cache
     chown token:token /data /cache
+    chmod 1777 /cache # for whoever runs it with another --user
 fi

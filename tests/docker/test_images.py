@@ -153,13 +153,15 @@ def test_it_builds_and_works_without_rights_network_or_a_writable_root(storage, 
         ".",
     )
 
-    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
-    bare = ["--network", "none", "--read-only", "--tmpfs", "/tmp", "--tmpfs", "/cache:mode=1777"]
+    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", "--network", "none"]
+    bare = ["--read-only", "--tmpfs", "/tmp", "--tmpfs", "/cache:mode=1777"]
     bare += ["--cap-drop", "all", "--security-opt", "no-new-privileges"]
     start = ["podman", *roots, "--cgroup-manager", "cgroupfs", "--runtime", "runc", "run", "--rm"]
-    start += ["--pull=never", *limits, *bare]
-    assert f"version {__version__}" in run(*start, tag, "--version")
-    assert f"{target}: ok" in run(*start, "--entrypoint", "sh", tag, "/opt/smoke.sh", target)
+    start += ["--pull=never", *limits]
+    smoke = ["--entrypoint", "sh", tag, "/opt/smoke.sh", target]
+    assert f"version {__version__}" in run(*start, *bare, tag, "--version")
+    assert f"{target}: ok" in run(*start, *bare, *smoke)
+    assert f"{target}: ok" in run(*start, "--user", "4242:4242", *smoke)
     told = run("podman", *roots, "image", "inspect", tag)
     assert f'"org.opencontainers.image.version": "{__version__}"' in told
     sizes = run("podman", *roots, "images", "--format", "{{.Repository}} {{.Size}}")
