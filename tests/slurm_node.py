@@ -91,11 +91,12 @@ def slurm_node(folder: Path):
     """
     for name in ("state", "spool", "log"):
         (folder / name).mkdir()
-    port, node_port = _free_ports(2)
+    port, node_port, training_port = _free_ports(3)
     host = socket.gethostname().split(".")[0]
     conf = folder / "slurm.conf"
     conf.write_text(CONF.format(host=host, folder=folder, port=port, node_port=node_port))
     environment = os.environ | {"SLURM_CONF": str(conf), "PATH": _path()}
+    environment |= {"PORT": str(training_port)}
     words = [_munge_words(folder), ["slurmctld", "-D"], ["slurmd", "-D"]]
     daemons = []
     try:
@@ -109,6 +110,8 @@ def slurm_node(folder: Path):
         _wait_until_idle(environment, folder)
         yield environment
     finally:
+        stop = ["scancel", "--user=root", "--signal=KILL", "--full"]  # they outlive the daemons
+        subprocess.run(stop, env=environment, check=False, capture_output=True, timeout=60)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:
