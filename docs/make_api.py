@@ -89,5 +89,7 @@ def _lines(name: str, found: griffe.Object | griffe.Alias, indent: str) -> Itera
         yield f"{indent}{name}{annotation}{shown}"
 
 
+main = written_by(PAGE, page)
+
 if __name__ == "__main__":
-    written_by(PAGE, page)()
+    main()

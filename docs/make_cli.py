@@ -55,5 +55,7 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
     return click.Context(command, info_name=name, parent=parent, **settings)
 
 
+main = written_by(PAGE, page)
+
 if __name__ == "__main__":
-    written_by(PAGE, page)()
+    main()

@@ -19,8 +19,6 @@ OTHERS = {
     "kubectl": "needs a cluster; tests/pipelines/test_cluster.py holds manifests to the schemas",
     "sbatch": "needs SLURM; tests/pipelines/test_slurm.py runs the scripts on one",
     "job=$(sbatch": "as sbatch",
-    "trap": "the shell's own",
-    "wait": "the shell's own",
     "cat": "writes a file of the page",
     "EOF": "ends that file",
     "cd": "the shell's own",
