@@ -1,4 +1,4 @@
-"""The SLURM scripts as they are, on a SLURM of one node: a build by an array, then a training."""
+"""The SLURM scripts as they are, on a SLURM of one node: a build by an array, and trainings."""
 
 import json
 import os

@@ -4,7 +4,7 @@ Written beside each run, so that accuracy can be held against storage without an
 Pictures count as their files. A store counts whole but for its other splits: records, index, tar
 framing and keys of train, vocabulary, codec tables and both copies of the manifest; of a share of
 its images, that share of what grows with them. Masks count, the tokenizer does not: it is the same
-for all stores. Nothing is read but listings and manifests, so it costs a start nothing.
+for all stores. Nothing is read but listings and manifests: a large store has many indices.
 """
 
 from dataclasses import dataclass
